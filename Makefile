@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL := examples/tiny-dsv4-nvfp4
-PLAN := build/demo-plan
+PLAN := plans/demo
 PROMPT := Now the word of the LORD came unto
 
 .DEFAULT_GOAL := help
@@ -27,23 +27,23 @@ demo: $(STAMP)  ## Compile the bundled model and continue a prompt with it
 	$(BIN)/dsv4c generate $(PLAN) "$(PROMPT)" --echo
 
 test: lint types  ## Lint, types and every test that needs no GPU
-	$(BIN)/python -m pytest -q -n 2 -m "not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not gpu"
 
 test-gpu: $(STAMP)  ## Every test that needs a CUDA device
-	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python -m pytest -m gpu
 
 lint: $(STAMP)  ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)  ## Check types (pyright, strict)
-	$(BIN)/pyright --warnings
+	$(BIN)/pyright
 
 golden: $(STAMP)  ## Rewrite the golden files from what the code prints now
-	$(BIN)/python -m pytest -q -n 2 -m "not gpu" --update-golden
+	$(BIN)/python -m pytest -n 2 -m "not gpu" --update-golden
 
 wheel: $(STAMP)  ## Build a wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
 
 clean:  ## Remove what the targets made, .venv included
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) plans build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,327 @@
+"""Weight formats: which component tensors stand for a logical weight, and what they mean.
+
+A logical weight has shape [out, in], or [E, out, in] when experts are stacked; one-dimensional and
+integer weights are always plain. 8-bit floats and packed codes are `torch.uint8`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from dsv4c.errors import DsvError
+from dsv4c.ir.formats import (
+    E2M1_MAX,
+    E4M3_MAX,
+    E8M0_NAN,
+    decode_e2m1,
+    decode_e4m3,
+    decode_e8m0,
+    dequantize_mxfp4,
+    encode_e2m1,
+    encode_e4m3,
+    encode_e8m0_ceil,
+    pack_nibbles,
+    quantize_mxfp4,
+    split_blocks,
+    unpack_nibbles,
+)
+
+FP8_BLOCK = 128
+MXFP4_BLOCK = 32
+NVFP4_BLOCK = 16
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One stored tensor of a weight.
+
+    Attributes:
+        name: "weight", "scale" or "scale_2".
+        dtypes: storage types that a checkpoint may hold; the first is what `quantize` makes.
+        shape: component shape of a logical shape.
+    """
+
+    name: str
+    dtypes: tuple[torch.dtype, ...]
+    shape: Callable[[Shape], Shape]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFormat:
+    """Declaration of a weight format.
+
+    Attributes:
+        name: how the rest of the project calls it.
+        doc: one line of meaning.
+        components: stored tensors, in the order that kernels take them.
+        block: the last dim must be a multiple of it (1: anything).
+    """
+
+    name: str
+    doc: str
+    components: tuple[Component, ...]
+    block: int = 1
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        return tuple(c.name for c in self.components)
+
+    def component_shapes(self, shape: Shape) -> tuple[Shape, ...]:
+        """Shapes of the components of a logical shape.
+
+        Raises:
+            DsvError: DSV301, the last dim does not split into whole blocks.
+        """
+        if shape and shape[-1] % self.block:
+            raise DsvError(
+                "DSV301",
+                f"a weight of shape {list(shape)} cannot be {self.name}",
+                expected=f"a last dim that is a multiple of {self.block}",
+                found=str(shape[-1]),
+            )
+        return tuple(c.shape(shape) for c in self.components)
+
+    def nbytes(self, shape: Shape) -> int:
+        """Stored bytes of a weight of this logical shape."""
+        shapes = self.component_shapes(shape)
+        return sum(
+            prod(s) * c.dtypes[0].itemsize for c, s in zip(self.components, shapes, strict=True)
+        )
+
+
+def _same(shape: Shape) -> Shape:
+    return shape
+
+
+def _leading(shape: Shape) -> Shape:
+    return shape[:-2]
+
+
+def _last_over(divisor: int) -> Callable[[Shape], Shape]:
+    return lambda shape: (*shape[:-1], shape[-1] // divisor)
+
+
+def _blocks_128(shape: Shape) -> Shape:
+    return (*shape[:-2], -(-shape[-2] // FP8_BLOCK), -(-shape[-1] // FP8_BLOCK))
+
+
+_U8 = (torch.uint8,)
+_F32 = (torch.float32,)
+
+
+def _plain(name: str, dtype: torch.dtype) -> WeightFormat:
+    return WeightFormat(name, f"plain {dtype}", (Component("weight", (dtype,), _same),))
+
+
+FORMATS: Mapping[str, WeightFormat] = MappingProxyType(
+    {
+        f.name: f
+        for f in (
+            _plain("f32", torch.float32),
+            _plain("bf16", torch.bfloat16),
+            _plain("i64", torch.int64),
+            WeightFormat(
+                "fp8_128",
+                "E4M3 with one scale per 128x128 block: E8M0 bytes, or float32",
+                (
+                    Component("weight", _U8, _same),
+                    Component("scale", _U8 + _F32, _blocks_128),
+                ),
+            ),
+            WeightFormat(
+                "mxfp4",
+                "E2M1 pairs with one E8M0 scale per 32 of a row",
+                (
+                    Component("weight", _U8, _last_over(2)),
+                    Component("scale", _U8, _last_over(MXFP4_BLOCK)),
+                ),
+                block=MXFP4_BLOCK,
+            ),
+            WeightFormat(
+                "nvfp4",
+                "E2M1 pairs with one E4M3 scale per 16 of a row and one float32 scale per matrix",
+                (
+                    Component("weight", _U8, _last_over(2)),
+                    Component("scale", _U8, _last_over(NVFP4_BLOCK)),
+                    Component("scale_2", _F32, _leading),
+                ),
+                block=NVFP4_BLOCK,
+            ),
+        )
+    }
+)
+
+
+def weight_format(name: str) -> WeightFormat:
+    """Look a format up.
+
+    Raises:
+        DsvError: DSV301, there is no such format.
+    """
+    if name not in FORMATS:
+        raise DsvError(
+            "DSV301",
+            "unknown weight format",
+            expected=", ".join(FORMATS),
+            found=name,
+        )
+    return FORMATS[name]
+
+
+def dequantize(
+    fmt: str, components: Sequence[Tensor], shape: Sequence[int], *, check: bool = True
+) -> Tensor:
+    """Float32 values of a weight, exact up to one rounding by a float32 scale.
+
+    Args:
+        fmt: format name.
+        components: stored tensors in the order of the format.
+        shape: logical shape [..., out, in].
+        check: refuse scales that are not finite; costs a synchronisation on CUDA, so pass False
+            for weights that were checked when loaded.
+
+    Returns:
+        float32 tensor of `shape`.
+
+    Raises:
+        DsvError: DSV301, unknown format; DSV213, a scale is NaN or infinite; DSV901, component
+            shapes or dtypes are not those of the format.
+    """
+    spec = weight_format(fmt)
+    shape = tuple(shape)
+    _require_components(spec, components, shape)
+    if check:
+        check_scales(fmt, components)
+    weight = components[0]
+    if fmt == "mxfp4":
+        return dequantize_mxfp4(weight, components[1])
+    if fmt == "nvfp4":
+        values = split_blocks(decode_e2m1(unpack_nibbles(weight)), NVFP4_BLOCK)
+        # Code times block scale is exact in float32, so scale_2 makes the only rounding.
+        values *= decode_e4m3(components[1]).unsqueeze(-1)
+        values *= components[2][..., None, None, None]
+        return values.flatten(-2)
+    if fmt == "fp8_128":
+        return decode_e4m3(weight).mul_(_expand_128(_scale_values(components[1]), shape))
+    return weight.to(torch.float32)
+
+
+def quantize(fmt: str, w: Tensor, amax: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Components of a weight in a format.
+
+    NVFP4: scale_2 = amax / (6 * 448) per matrix, block scale = E4M3(clamp(block amax /
+    (6 * scale_2), 2^-9, 448)), code = E2M1(w / (block scale * scale_2)). MXFP4: see
+    `dsv4c.ir.formats.quantize_mxfp4`. FP8: scale 2^ceil(log2(block amax / 448)) as E8M0.
+
+    Args:
+        fmt: format name.
+        w: floating point [..., out, in] (any shape for plain formats); computed in float32.
+        amax: float32 [...] per matrix, for NVFP4 weights that share scale_2 with others; at least
+            the largest magnitude of each.
+
+    Returns:
+        Tensors in the order of the format.
+
+    Raises:
+        DsvError: DSV301, unknown format or dims that the format cannot hold; DSV213, w is not finite.
+    """
+    spec = weight_format(fmt)
+    spec.component_shapes(tuple(w.shape))
+    if len(spec.components) == 1:
+        return (w.to(spec.components[0].dtypes[0]),)
+    w = w.to(torch.float32)
+    if not bool(torch.isfinite(w).all()):
+        raise DsvError("DSV213", "a weight to be quantised is NaN or infinite")
+    if fmt == "mxfp4":
+        return quantize_mxfp4(w, MXFP4_BLOCK)
+    if fmt == "nvfp4":
+        return _quantize_nvfp4(w, w.abs().amax((-2, -1)) if amax is None else amax)
+    return _quantize_fp8_128(w)
+
+
+def check_scales(fmt: str, components: Sequence[Tensor], where: str = "") -> None:
+    """Refuse scales that are not finite.
+
+    Args:
+        fmt: format name.
+        components: stored tensors in the order of the format.
+        where: file and tensor, for the message.
+
+    Raises:
+        DsvError: DSV213.
+    """
+    for component, tensor in zip(weight_format(fmt).components, components, strict=True):
+        if component.name == "weight":
+            continue
+        if tensor.dtype == torch.float32:
+            bad = ~torch.isfinite(tensor)
+        elif fmt == "nvfp4":
+            bad = (tensor & 0x7F) == 0x7F
+        else:
+            bad = tensor == E8M0_NAN
+        count = int(bad.sum())
+        if count:
+            raise DsvError(
+                "DSV213",
+                f"a {fmt} weight has scales that are not finite",
+                where=where or f"component {component.name}",
+                expected="finite scales",
+                found=f"{count} of {tensor.numel()} are NaN or infinite",
+                hint="the checkpoint is damaged: fetch the file again",
+            )
+
+
+def _quantize_nvfp4(w: Tensor, amax: Tensor) -> tuple[Tensor, ...]:
+    scale_2 = amax.to(torch.float32) / (E2M1_MAX * E4M3_MAX)
+    # Below this, block scale times scale_2 would leave the normal range; such a matrix becomes zero.
+    scale_2 = torch.where(scale_2 >= 2.0**-117, scale_2, 1.0)
+    blocks = split_blocks(w, NVFP4_BLOCK)
+    block_scale = blocks.abs().amax(-1) / (E2M1_MAX * scale_2[..., None, None])
+    block_scale = torch.where(block_scale > 0, block_scale, 1.0).clamp(2.0**-9, E4M3_MAX)
+    scale = encode_e4m3(block_scale)
+    step = decode_e4m3(scale) * scale_2[..., None, None]
+    codes = encode_e2m1(blocks / step.unsqueeze(-1))
+    return pack_nibbles(codes.flatten(-2)), scale, scale_2
+
+
+def _quantize_fp8_128(w: Tensor) -> tuple[Tensor, Tensor]:
+    out, in_ = w.shape[-2:]
+    padded = torch.nn.functional.pad(w, (0, -in_ % FP8_BLOCK, 0, -out % FP8_BLOCK))
+    blocks = padded.unflatten(-1, (-1, FP8_BLOCK)).unflatten(-3, (-1, FP8_BLOCK))
+    # An all-zero block gets the smallest normal scale, byte 1.
+    amax = blocks.abs().amax((-3, -1)).clamp_min(E4M3_MAX * 2.0**-126)
+    scale = encode_e8m0_ceil(amax / E4M3_MAX)
+    return encode_e4m3(w / _expand_128(decode_e8m0(scale), w.shape)), scale
+
+
+def _scale_values(scale: Tensor) -> Tensor:
+    return scale if scale.dtype == torch.float32 else decode_e8m0(scale)
+
+
+def _expand_128(scale: Tensor, shape: Sequence[int]) -> Tensor:
+    """Repeat one value per 128x128 block over [..., out, in]."""
+    rows = scale.repeat_interleave(FP8_BLOCK, dim=-2)[..., : shape[-2], :]
+    return rows.repeat_interleave(FP8_BLOCK, dim=-1)[..., : shape[-1]]
+
+
+def _require_components(spec: WeightFormat, components: Sequence[Tensor], shape: Shape) -> None:
+    expected = spec.component_shapes(shape)
+    found = tuple(tuple(t.shape) for t in components)
+    typed = len(components) == len(spec.components) and all(
+        t.dtype in c.dtypes for c, t in zip(spec.components, components, strict=True)
+    )
+    if found != expected or not typed:
+        raise DsvError(
+            "DSV901",
+            f"components do not make a {spec.name} weight of shape {list(shape)}",
+            expected=str([list(s) for s in expected]),
+            found=str([(list(t.shape), str(t.dtype)) for t in components]),
+        )

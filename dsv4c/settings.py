@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from dsv4c.errors import DsvError
 
@@ -140,13 +140,9 @@ DEBUG = Setting(
     lambda: False,
 )
 
-SETTINGS: tuple[Setting[Path] | Setting[int] | Setting[bool] | Setting[dict[str, str]], ...] = (
-    CACHE_DIR,
-    JOBS,
-    FROZEN,
-    LOG,
-    DEBUG,
-)
+AnySetting: TypeAlias = Setting[Path] | Setting[int] | Setting[bool] | Setting[dict[str, str]]
+
+SETTINGS: tuple[AnySetting, ...] = (CACHE_DIR, JOBS, FROZEN, LOG, DEBUG)
 
 
 def cache_dir(flag: Path | None = None) -> Path:

@@ -1,0 +1,74 @@
+"""What the commands share: options, and the state of one call of the command line."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import click
+
+from dsv4c import settings
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+@dataclass(slots=True)
+class Invocation:
+    """State of one call.
+
+    Attributes:
+        debug: the `--debug` flag; None where it was not given.
+        started: perf_counter when the call began.
+    """
+
+    debug: bool | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    def start(self, ctx: click.Context, color: str) -> None:
+        """Apply the group's options, warn about unknown variables, start logging."""
+        if color == "never" or (color == "auto" and not settings.color_allowed()):
+            ctx.color = False
+        elif color == "always":
+            ctx.color = True
+        for name, nearest in settings.unknown_variables():
+            hint = f"; did you mean {nearest}?" if nearest else ""
+            click.echo(f"warning: {name} is not a variable of dsv4c{hint}", err=True)
+        if settings.LOG.resolve().origin != "default":
+            _start_logging(settings.log_levels())
+
+
+def _start_logging(levels: dict[str, str]) -> None:
+    import logging
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname).1s %(name)s: %(message)s"))
+    logging.getLogger("dsv4c").addHandler(handler)
+    for area, level in levels.items():
+        logger = logging.getLogger(f"dsv4c.{area}" if area else "dsv4c")
+        logger.setLevel(level.upper())
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().ensure_object(Invocation).debug = True
+
+
+def debug_option(function: F) -> F:
+    """`--debug`, before or after the command's name."""
+    return click.option(
+        "--debug",
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_set_debug,
+        help="Show the traceback of an error.",
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """`--json`, passed as `as_json`."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON document instead of text."
+    )(function)

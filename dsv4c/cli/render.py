@@ -1,0 +1,83 @@
+"""Documents to text: aligned columns that survive a pipe, ruled tables on a terminal, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+
+import click
+
+Cell = str | int | float
+
+
+def emit_json(command: str, document: Mapping[str, object]) -> None:
+    """Print one document, marked with the command's schema."""
+    whole = {"schema": f"dsv4c.{command}/1", **document}
+    click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print rows under a header; columns of numbers are aligned to the right."""
+    numeric = [
+        all(isinstance(row[column], int | float) for row in rows) for column in range(len(header))
+    ]
+    cells = [[_text(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _rich_table(header, cells, numeric)
+        return
+    lines = [list(header), *cells]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    for line in lines:
+        padded = (
+            text.rjust(width) if right else text.ljust(width)
+            for text, width, right in zip(line, widths, numeric, strict=True)
+        )
+        click.echo("  ".join(padded).rstrip())
+
+
+def _rich_table(header: Sequence[str], cells: list[list[str]], numeric: list[bool]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    context = click.get_current_context(silent=True)
+    no_color = True if context is not None and context.color is False else None
+    drawn = Table(box=box.SIMPLE_HEAD)
+    for name, right in zip(header, numeric, strict=True):
+        drawn.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        drawn.add_row(*(Text(text) for text in row))
+    Console(no_color=no_color).print(drawn)
+
+
+def heading(text: str) -> None:
+    """Print a section's title after an empty line."""
+    click.echo()
+    click.secho(text, bold=True)
+
+
+def pairs(document: Mapping[str, Cell]) -> None:
+    """Print names and values in two aligned columns."""
+    width = max(map(len, document), default=0)
+    for name, value in document.items():
+        click.echo(f"{name.ljust(width)}  {_text(value)}".rstrip())
+
+
+def byte_count(size: int) -> str:
+    """A size for people: 1,152 B, 74.9 kB, 16.0 MB (powers of 1000)."""
+    if size < 10_000:
+        return f"{size:,} B"
+    value = float(size)
+    for unit in ("kB", "MB", "GB"):
+        value /= 1000
+        if value < 1000:
+            return f"{value:.1f} {unit}"
+    return f"{value / 1000:.2f} TB"
+
+
+def _text(cell: Cell) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.3f}"
+    return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)

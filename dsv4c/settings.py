@@ -177,10 +177,12 @@ def color_allowed() -> bool:
 
 def unknown_variables() -> list[tuple[str, str | None]]:
     """Variables that start with DSV4C_ and mean nothing, each with the nearest known name."""
-    known = [setting.name for setting in SETTINGS]
-    unknown = sorted(name for name in os.environ if name.startswith(PREFIX) and name not in known)
+    known = {setting.name.removeprefix(PREFIX) for setting in SETTINGS}
+    names = (name.removeprefix(PREFIX) for name in os.environ if name.startswith(PREFIX))
+    unknown = sorted(name for name in names if name not in known)
     if not unknown:
         return []
     from difflib import get_close_matches
 
-    return [(name, next(iter(get_close_matches(name, known, 1)), None)) for name in unknown]
+    nearest = {name: next(iter(get_close_matches(name, known, 1)), None) for name in unknown}
+    return [(PREFIX + name, PREFIX + near if near else None) for name, near in nearest.items()]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import textwrap
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from dsv4c import templates
@@ -82,8 +83,8 @@ def _header(
 
 def _wrap(title: str, items: Iterable[str]) -> list[str]:
     """`title` and the items, comma separated, in lines of at most 98 characters."""
-    import textwrap
-
     text = title + ", ".join(" ".join(item.split()) for item in items)
-    wrap: Callable[..., list[str]] = textwrap.wrap
-    return wrap(text, 98, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    lines = textwrap.wrap(
+        text, 98, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+    return lines if text != title else []

@@ -21,8 +21,24 @@ class RowTile:
     rows: int
 
 
-# kind qnorm_rope_kv_insert: (largest T * (H + 1) the tile serves, tile); None = any size.
-QNORM_ROPE_KV_INSERT: dict[str, tuple[tuple[int | None, RowTile], ...]] = {
-    "sm_90a": ((2112, RowTile(warps=1, rows=1)), (None, RowTile(warps=4, rows=4))),
-    "sm_100a": ((2112, RowTile(warps=1, rows=1)), (None, RowTile(warps=4, rows=4))),
+@dataclass(frozen=True, slots=True)
+class InsertTiles:
+    """Kind qnorm_rope_kv_insert: one tile while all rows fit on the chip at once, one above.
+
+    Args:
+        small_rows_total: the largest T * (heads + 1) for the small tile.
+        small: spreads few rows over many blocks.
+        large: more rows per warp, so that more bytes are in flight.
+        pdl: overlap the launch with the end of the previous kernel.
+    """
+
+    small_rows_total: int
+    small: RowTile
+    large: RowTile
+    pdl: bool
+
+
+QNORM_ROPE_KV_INSERT: dict[str, InsertTiles] = {
+    "sm_90a": InsertTiles(8448, RowTile(2, 1), RowTile(4, 2), pdl=False),
+    "sm_100a": InsertTiles(8448, RowTile(2, 1), RowTile(4, 2), pdl=False),
 }

@@ -12,7 +12,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,41 +122,39 @@ def _compile(
     return found
 
 
-def _outcomes(order: dict[str, object]) -> Iterator[_Outcome]:
+def _outcomes(order: Mapping[str, object]) -> Iterator[_Outcome]:
     """Run the compile server on `order`; one outcome per job, as they come."""
     command = [sys.executable, "-W", "ignore", "-m", "dsv4c.codegen.worker"]
-    server = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(),
-        start_new_session=True,
-    )
-    assert server.stdin and server.stdout and server.stderr
-    try:
-        with contextlib.suppress(BrokenPipeError):
-            server.stdin.write(json.dumps(order))
-            server.stdin.close()
-        count = 0
-        for line in server.stdout:
-            yield _Outcome(**json.loads(line))
-            count += 1
-        errors = server.stderr.read()
-        if server.wait() != 0:
-            raise DsvError(
-                "DSV401",
-                "the kernel compiler does not run",
-                found="\n".join(errors.splitlines()[-12:]) or f"exit status {server.returncode}",
-                hint="install nvidia-cutlass-dsl in the version that dsv4c pins",
-            )
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-        server.stdout.close()
-        server.stderr.close()
+    with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as errors:
+        json.dump(order, given)
+        given.seek(0)
+        server = subprocess.Popen(
+            command,
+            stdin=given,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=_environment(),
+            start_new_session=True,
+        )
+        assert server.stdout is not None
+        try:
+            for line in server.stdout:
+                yield _Outcome(**json.loads(line))
+            if server.wait() != 0:
+                errors.seek(0)
+                raise DsvError(
+                    "DSV401",
+                    "the kernel compiler does not run",
+                    found="\n".join(errors.read().splitlines()[-12:])
+                    or f"exit status {server.returncode}",
+                    hint="install nvidia-cutlass-dsl in the version that dsv4c pins",
+                )
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+            server.stdout.close()
 
 
 def _environment() -> dict[str, str]:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,7 +112,7 @@ class KernelCache:
         return CacheEntry(key.name, target, key.parts["arch"], resources, seconds)
 
     @contextlib.contextmanager
-    def lock(self, key: KernelKey) -> Iterator[None]:
+    def lock(self, key: KernelKey) -> Generator[None]:
         """Hold the lock of `key`; the system releases it when the holder dies.
 
         Raises:
@@ -144,7 +144,7 @@ def _sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _disk_errors(root: Path) -> Iterator[None]:
+def _disk_errors(root: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import ModuleType
+from typing import TextIO
 
 from dsv4c.codegen import cache as cache_files
 from dsv4c.codegen.cache import KernelCache
@@ -57,13 +58,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # Whatever the compiler prints must not get between the answers.
     os.dup2(2, 1)
-    import cutlass.cute  # noqa: F401  # pyright: ignore[reportUnusedImport]
+    import cutlass.cute  # noqa: F401  # pyright: ignore
 
     with tempfile.TemporaryDirectory(prefix="dsv4c-compile-") as work:
         _run(jobs, KernelCache(Path(order["root"])), Path(work), int(order["workers"]), answers)
 
 
-def _run(jobs: list[Job], cache: KernelCache, work: Path, workers: int, answers: object) -> None:
+def _run(jobs: list[Job], cache: KernelCache, work: Path, workers: int, answers: TextIO) -> None:
     context = multiprocessing.get_context("fork")
     waiting = list(reversed(jobs))
     running: dict[int, tuple[ForkProcess, Job, Path, float]] = {}
@@ -80,12 +81,12 @@ def _run(jobs: list[Job], cache: KernelCache, work: Path, workers: int, answers:
             seconds = time.monotonic() - start
             if child.is_alive() and seconds < SECONDS_PER_KERNEL:
                 continue
-            child.kill() if child.is_alive() else None
+            child.kill()
             child.join()
             answer = _answer(job, folder, child.exitcode, seconds)
             if answer["status"] == "failed":
                 _keep_failed(cache, job)
-            print(json.dumps(answer), file=answers, flush=True)  # pyright: ignore
+            print(json.dumps(answer), file=answers, flush=True)
             del running[sentinel]
 
 
@@ -137,7 +138,7 @@ def compile_source(job: Job, folder: Path) -> tuple[dict[str, bytes], Resources]
     Returns:
         The files of its cache entry by name, and its resources.
     """
-    import cutlass.cute as cute
+    import cutlass.cute as cute  # pyright: ignore
 
     source = folder / "source.py"
     source.write_text(job.body, encoding="utf-8")
@@ -163,7 +164,8 @@ def compile_source(job: Job, folder: Path) -> tuple[dict[str, bytes], Resources]
 def _import(path: Path, name: str) -> ModuleType:
     """Import a file; the compiler reads the functions' source from it."""
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

@@ -1,0 +1,181 @@
+"""Check and time the kernels of a library on the GPU of this machine.
+
+usage: gpu_kernels.py [--library .build/gpu/libkernels.so] [--out DIR] [--no-check] [--no-time]
+                      [--no-baselines] [--limit SECONDS] [pattern ...]
+
+A pattern selects cases whose `kind/name` contains it. Every kernel runs in a child process with a
+time limit; a child that dies or hangs fails its current case only. The table comes last; everything
+is in <out>/gpu_kernels.json. Exit status 1 if a gate fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "gpu")]
+os.environ.setdefault("TVM_FFI_DISABLE_TORCH_C_DLPACK", "1")
+
+import harness  # noqa: E402
+import timing  # noqa: E402
+import torch  # noqa: E402
+import tvm_ffi  # noqa: E402
+
+Result = dict[str, Any]
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("patterns", nargs="*")
+    parser.add_argument("--library", type=Path, default=ROOT / ".build" / "gpu" / "libkernels.so")
+    parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".build/gpu")))
+    parser.add_argument("--no-check", action="store_true")
+    parser.add_argument("--no-time", action="store_true")
+    parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--limit", type=float, default=120.0, help="seconds per case")
+    return parser.parse_args()
+
+
+def collect(patterns: list[str]) -> dict[str, list[tuple[str, harness.Case]]]:
+    """Cases by kernel, as (kind, case)."""
+    found: dict[str, list[tuple[str, harness.Case]]] = {}
+    for file in sorted((ROOT / "tests" / "gpu").glob("cases_*.py")):
+        module = importlib.import_module(file.stem)
+        for case in module.cases():
+            name = f"{module.KIND}/{case.name}"
+            if not patterns or any(pattern in name for pattern in patterns):
+                found.setdefault(case.kernel, []).append((module.KIND, case))
+    return found
+
+
+def run_case(case: harness.Case, kernel: Any, given: argparse.Namespace) -> Result:
+    """Gates and times of one case, in this process."""
+    result: Result = {}
+    if case.verify is not None and not given.no_check:
+        gates = harness.check(case, kernel, seed=int.from_bytes(os.urandom(3), "little"))
+        result["gates"] = [dataclasses.asdict(gate) for gate in gates]
+        torch.cuda.empty_cache()
+    if case.bench is not None and not given.no_time:
+        result |= {"bytes": case.bench.bytes, "flops": case.bench.flops}
+        result["us"] = timing.time_kernel(case, kernel)
+        result["baselines"] = {}
+        for name, baseline in case.bench.baselines.items():
+            if not given.no_baselines:
+                torch.cuda.empty_cache()
+                result["baselines"][name] = timing.time_baseline(case, baseline)
+        result["us_again"] = timing.time_kernel(case, kernel)
+    return result
+
+
+def child(
+    cases: list[tuple[str, harness.Case]], given: argparse.Namespace, answers: Connection
+) -> None:
+    """Run the cases of one kernel, one answer each."""
+    for _, case in cases:
+        start = time.monotonic()
+        try:
+            kernel = tvm_ffi.load_module(str(given.library)).get_function(case.kernel)
+            result = run_case(case, kernel, given)
+        except Exception:
+            result = {"error": traceback.format_exc()[-3000:]}
+        answers.send({**result, "seconds": round(time.monotonic() - start, 2)})
+        torch.cuda.empty_cache()
+    answers.close()
+
+
+def run_kernel(cases: list[tuple[str, harness.Case]], given: argparse.Namespace) -> list[Result]:
+    """Run the cases of one kernel in children; after a death the next child goes on behind it."""
+    results: list[Result] = []
+    while len(results) < len(cases):
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(
+            target=child, args=(cases[len(results) :], given, sender)
+        )
+        process.start()
+        sender.close()
+        try:
+            while len(results) < len(cases):
+                if not receiver.poll(given.limit):
+                    raise EOFError
+                results.append(receiver.recv())
+                show(cases[len(results) - 1], results[-1])
+        except EOFError:
+            alive = process.is_alive()
+            end = "hung" if alive else f"ended with {process.exitcode}"
+            results.append({"error": f"the process {end}"})
+            show(cases[len(results) - 1], results[-1])
+        process.kill()
+        process.join()
+    return results
+
+
+def passed(result: Result) -> bool:
+    """Every gate held and nothing broke."""
+    return "error" not in result and all(gate["ok"] for gate in result.get("gates", []))
+
+
+def show(case: tuple[str, harness.Case], result: Result) -> None:
+    """One line for a result as it comes, with the gates that failed."""
+    word = "ok   " if passed(result) else "WRONG"
+    print(word, f"{case[0]}/{case[1].name}", result.get("seconds", ""), flush=True)
+    for gate in result.get("gates", []):
+        if not gate["ok"]:
+            print("     ", gate, flush=True)
+    if "error" in result:
+        print(result["error"], flush=True)
+
+
+def table(results: list[Result], rate: float) -> None:
+    """The short table."""
+    print(f"copy rate {rate / 1e12:.3f} TB/s; ratio: worst error / bound; copy %: of the copy rate")
+    for result in results:
+        worst = max((gate["ratio"] for gate in result.get("gates", [])), default=float("nan"))
+        line = f"{'ok   ' if passed(result) else 'WRONG'} {result['case']:62s} ratio {worst:6.3f}"
+        if "us" in result:
+            us = min(result["us"], result["us_again"])
+            line += f" {us:9.2f} us {result['bytes'] / us / 1e-6 / rate * 100:5.1f} %"
+            if result["flops"]:
+                line += f" {result['flops'] / us / 1e6:6.1f} TF"
+            for name, base in result["baselines"].items():
+                line += f"  {name} {base:.1f} (x{base / us:.2f})"
+        print(line)
+
+
+def measured_copy_rate(sender: Connection) -> None:
+    """In a child: the parent never starts CUDA, so that it can fork."""
+    sender.send((timing.copy_rate(), torch.cuda.get_device_name()))
+
+
+def main() -> int:
+    """Run everything that was asked for."""
+    given = arguments()
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=measured_copy_rate, args=(sender,))
+    process.start()
+    rate, device = receiver.recv()
+    process.join()
+    results: list[Result] = []
+    for kernel, cases in collect(given.patterns).items():
+        for (kind, case), result in zip(cases, run_kernel(cases, given), strict=True):
+            results.append({"case": f"{kind}/{case.name}", "kernel": kernel, **result})
+    report = {"device": device, "torch": torch.__version__, "copy_rate": rate, "results": results}
+    given.out.mkdir(parents=True, exist_ok=True)
+    (given.out / "gpu_kernels.json").write_text(json.dumps(report, indent=1) + "\n")
+    table(results, rate)
+    return 0 if all(passed(result) for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

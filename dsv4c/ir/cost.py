@@ -1,0 +1,53 @@
+"""Cost of nodes and graphs: FLOPs, bytes read, bytes written.
+
+A node reads its tensor and weight operands and writes its tensor results; what it moves of states
+comes from its op's `traffic`. A fused node has its body's FLOPs and state traffic, and its own
+boundary's bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from dsv4c.ir.graph import Graph, Node
+from dsv4c.ir.op import OPS, Cost, bind_operands, full_attrs
+from dsv4c.ir.types import CacheType, TensorType, Type, WeightType, evaluate
+
+
+def node_cost(node: Node, types: Mapping[str, Type], env: Mapping[str, int]) -> Cost:
+    """Cost of one node when the symbols have the values of `env`."""
+    if node.op == "view":
+        return Cost()
+    flops, traffic = _work(node, types, env)
+    read = sum(_bytes(types[value], env) for value in dict.fromkeys(node.inputs)) + traffic
+    write = sum(_bytes(types[value], env) for value in node.outputs)
+    return Cost(flops, read, write)
+
+
+def graph_cost(graph: Graph, env: Mapping[str, int]) -> Cost:
+    """Sum over the nodes."""
+    return sum((node_cost(node, graph.types, env) for node in graph.nodes), Cost())
+
+
+def _bytes(type_: Type, env: Mapping[str, int]) -> int:
+    return type_.nbytes(env) if isinstance(type_, TensorType | WeightType) else 0
+
+
+def _work(node: Node, types: Mapping[str, Type], env: Mapping[str, int]) -> tuple[float, float]:
+    if node.body is not None:
+        inner = [_work(part, node.body.types, env) for part in node.body.nodes]
+        return sum(flops for flops, _ in inner), sum(traffic for _, traffic in inner)
+    spec = OPS[node.op]
+    operands = [types[value] for value in node.inputs]
+    attrs = full_attrs(spec, node.attrs)
+    dims: dict[str, int] = {}
+    for name, dim in bind_operands(spec, operands, attrs).items():
+        parts = dim if isinstance(dim, tuple) else (dim,)
+        dims[name] = math.prod(evaluate(part, env) for part in parts)
+    for type_ in operands:
+        if isinstance(type_, CacheType):
+            dims["entry_bytes"] = type_.layout.entry_bytes
+        if isinstance(type_, WeightType):
+            dims["weight_bytes"] = type_.nbytes(env)
+    return spec.flops(dims, attrs), spec.traffic(dims, attrs)

@@ -1,0 +1,178 @@
+"""The text form of a graph: `parse(show(g)) == g`.
+
+    graph "tiny" stage(model) {
+      in %ids: i32[T]
+      in %embed: weight<bf16>[2048, 256] = "embed.weight"
+      %x: bf16[T, 256] = embed(%ids, %embed) @ "embed.weight"
+      return %x
+    }
+
+After `@` stand the layer (`L3`) and the checkpoint tensors; after `!` what runs the node and, in
+brackets, the buffers of its outputs. A fused node has its body between braces.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+from dsv4c.errors import DsvError
+from dsv4c.ir.graph import STAGES, Attr, Graph, Node, Origin
+from dsv4c.ir.types import Type, parse_type
+
+
+def show(graph: Graph) -> str:
+    """Text of a graph, newline at the end."""
+    lines = [f"graph {json.dumps(graph.name)} stage({graph.stage}) {{"]
+    for value in graph.inputs:
+        sources = ", ".join(json.dumps(name) for name in graph.sources.get(value, ()))
+        lines.append(f"  in %{value}: {graph.types[value]}" + (f" = {sources}" if sources else ""))
+    lines += _node_lines(graph, "  ")
+    lines += ["  return " + ", ".join(f"%{value}" for value in graph.outputs), "}"]
+    return "\n".join(lines) + "\n"
+
+
+def show_node(node: Node, graph: Graph) -> str:
+    """Text of one node, its body included."""
+    return "\n".join(_one(node, graph, ""))
+
+
+def _node_lines(graph: Graph, indent: str) -> Iterator[str]:
+    for node in graph.nodes:
+        yield from _one(node, graph, indent)
+
+
+def _one(node: Node, graph: Graph, indent: str) -> Iterator[str]:
+    results = ", ".join(f"%{value}: {graph.types[value]}" for value in node.outputs)
+    operands = ", ".join(f"%{value}" for value in node.inputs)
+    attrs = {k: v for k, v in node.attrs.items() if not (node.body and k == "kind")}
+    text = f"{indent}{results} = {node.kind}({operands})"
+    if attrs:
+        text += " {" + ", ".join(f"{k}={_attr_text(v)}" for k, v in attrs.items()) + "}"
+    origin = [f"L{node.origin.layer}"] if node.origin.layer is not None else []
+    origin += [json.dumps(name) for name in node.origin.tensors]
+    if origin:
+        text += " @ " + " ".join(origin)
+    if node.impl:
+        text += f" ! {node.impl}"
+        text += f"[{', '.join(map(str, node.buffers))}]" if node.buffers else ""
+    if node.body is None:
+        yield text
+        return
+    yield text + " {"
+    yield from _node_lines(node.body, indent + "  ")
+    yield f"{indent}}}"
+
+
+def _attr_text(value: Attr) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return json.dumps(value)
+
+
+_HEAD = re.compile(r'graph ("(?:[^"\\]|\\.)*") stage\((\w+)\) \{')
+_INPUT = re.compile(r'in %(\S+): ([^"=]+(?:<[^>]*>)?[^"=]*?)(?: = (".*"))?')
+_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
+_NODE = re.compile(
+    r"(?P<results>%.+?) = (?P<kind>[a-z]\w*(?:\.\w+)?)\((?P<operands>[^()]*)\)"
+    r"(?: \{(?P<attrs>[^{}]+)\})?"
+    r'(?: @(?P<origin>(?: (?:L\d+|"(?:[^"\\]|\\.)*"))+))?'
+    r"(?: ! (?P<impl>\w+)(?:\[(?P<buffers>[-\d, ]+)\])?)?"
+    r"(?P<open> \{)?"
+)
+_RESULT = re.compile(r"%([^:\s]+): ([a-z]\w*(?:<[^>]*>)?(?:\[[^\]]*\])?)")
+_ATTR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\[[^\]]*\]|[^,\s]+)')
+
+
+def parse(text: str) -> Graph:
+    """The graph that a text stands for. Raises DsvError DSV221 with the line that is wrong."""
+    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1) if line.strip()]
+    number, line = lines[0] if lines else (1, "")
+    head = _HEAD.fullmatch(line)
+    if head is None or head[2] not in STAGES:
+        raise _error(number, line, f'graph "NAME" stage({"|".join(STAGES)}) {{')
+    inputs: list[str] = []
+    types: dict[str, Type] = {}
+    sources: dict[str, tuple[str, ...]] = {}
+    at = 1
+    while at < len(lines) and lines[at][1].startswith("in "):
+        number, line = lines[at]
+        match = _INPUT.fullmatch(line)
+        if match is None:
+            raise _error(number, line, "in %NAME: TYPE = \"TENSOR\", ...")
+        inputs.append(match[1])
+        types[match[1]] = parse_type(match[2])
+        if match[3]:
+            sources[match[1]] = tuple(json.loads(part) for part in _STRINGS.findall(match[3]))
+        at += 1
+    nodes, at = _parse_nodes(lines, at, types)
+    if at + 1 >= len(lines) or not lines[at][1].startswith("return ") or lines[at + 1][1] != "}":
+        number, line = lines[min(at, len(lines) - 1)]
+        raise _error(number, line, "a node, or `return %VALUE, ...` and `}`")
+    outputs = _values(lines[at][1].removeprefix("return "))
+    return Graph(json.loads(head[1]), head[2], tuple(inputs), nodes, outputs, types, sources)
+
+
+def _parse_nodes(
+    lines: list[tuple[int, str]], at: int, types: dict[str, Type]
+) -> tuple[tuple[Node, ...], int]:
+    nodes: list[Node] = []
+    while at < len(lines) and lines[at][1].startswith("%"):
+        number, line = lines[at]
+        match = _NODE.fullmatch(line)
+        if match is None:
+            raise _error(number, line, "%VALUE: TYPE = op(%OPERAND, ...) {ATTR=...} @ ORIGIN")
+        results = _RESULT.findall(match["results"])
+        own = {name: parse_type(kind) for name, kind in results}
+        inputs = _values(match["operands"])
+        unknown = [value for value in inputs if value not in types]
+        if unknown:
+            raise _error(number, line, f"%{unknown[0]} to be defined above")
+        attrs: dict[str, Attr] = {k: _attr(v) for k, v in _ATTR.findall(match["attrs"] or "")}
+        op, _, kind = match["kind"].partition(".")
+        body: Graph | None = None
+        at += 1
+        if match["open"]:
+            inner = {value: types[value] for value in inputs}
+            body_nodes, at = _parse_nodes(lines, at, inner)
+            if at >= len(lines) or lines[at][1] != "}":
+                raise _error(number, line, "a body that ends with `}`")
+            body = Graph(kind, "model", inputs, body_nodes, tuple(own), inner)
+            attrs = {"kind": kind, **attrs}
+            at += 1
+        types.update(own)
+        nodes.append(
+            Node(
+                op,
+                inputs,
+                tuple(own),
+                attrs,
+                _origin(match["origin"] or ""),
+                body,
+                match["impl"] or "",
+                tuple(int(part) for part in (match["buffers"] or "").split(",") if part),
+            )
+        )
+    return tuple(nodes), at
+
+
+def _values(text: str) -> tuple[str, ...]:
+    return tuple(part.strip().removeprefix("%") for part in text.split(",") if part.strip())
+
+
+def _attr(text: str) -> Attr:
+    value = json.loads(text)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _origin(text: str) -> Origin:
+    layer = re.match(r" L(\d+)", text)
+    tensors = tuple(json.loads(part) for part in _STRINGS.findall(text))
+    return Origin(int(layer[1]) if layer else None, tensors)
+
+
+def _error(number: int, line: str, expected: str) -> DsvError:
+    return DsvError(
+        "DSV221", "IR text cannot be read", where=f"line {number}", expected=expected, found=line
+    )

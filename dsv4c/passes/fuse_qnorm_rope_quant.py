@@ -1,0 +1,71 @@
+"""Query norm + RoPE, and KV norm + RoPE + quantise + window insert, in one kernel.
+
+    q  -> head_norm -> rope -> attention_scores        q'      <- fused.qnorm_rope_kv_insert
+    kv -> rms_norm  -> rope -> insert_rows(window)     window' <-
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dsv4c.ir.graph import Graph, Node
+from dsv4c.ir.types import CacheType
+from dsv4c.passes.base import PassResult, at_stage
+from dsv4c.passes.rules import Match, Refused, fuse_all, only_user, producer, require
+
+KIND = "qnorm_rope_kv_insert"
+
+
+@dataclass(frozen=True)
+class FuseQnormRopeQuant:
+    """Anchored at each insert into a window ring."""
+
+    name: str = "fuse_qnorm_rope_quant"
+
+    def run(self, graph: Graph) -> PassResult:
+        return fuse_all(at_stage(graph, "fused"), self.name, _is_anchor, _match)
+
+
+def _is_anchor(graph: Graph, node: Node) -> bool:
+    if node.op != "insert_rows":
+        return False
+    cache = graph.types[node.inputs[0]]
+    return isinstance(cache, CacheType) and cache.ring > 0
+
+
+def _match(graph: Graph, insert: Node) -> Match:
+    cache, rows, slot = insert.inputs
+    kv_rope = producer(graph, rows, "rope")
+    kv_norm = producer(graph, kv_rope.inputs[0], "rms_norm")
+    q_rope = producer(graph, _query(graph, insert), "rope")
+    q_norm = producer(graph, q_rope.inputs[0], "head_norm")
+    for rope in (q_rope, kv_rope):
+        require(not rope.attrs.get("inverse", False), "a forward RoPE", "an inverse one")
+    angles = kv_rope.inputs[1]
+    require(q_rope.inputs[1] == angles, f"q and kv to share %{angles}", f"%{q_rope.inputs[1]}")
+    eps = q_norm.attrs.get("eps"), kv_norm.attrs.get("eps")
+    require(eps[0] == eps[1], "one epsilon for both norms", eps)
+    only_user(graph, q_norm.name, q_rope)
+    only_user(graph, kv_norm.name, kv_rope)
+    only_user(graph, kv_rope.name, insert)
+    return Match(
+        KIND,
+        (q_norm, q_rope, kv_norm, kv_rope, insert),
+        (q_norm.inputs[0], *kv_norm.inputs, angles, cache, slot),
+        (q_rope.name, insert.name),
+    )
+
+
+def _query(graph: Graph, insert: Node) -> str:
+    """The query that is scored against rows gathered from the window after this insert."""
+    value = insert.name
+    for op in ("gather_rows", "concat", "attention_scores"):
+        users = [node for node in graph.consumers.get(value, ()) if node.op == op]
+        if op == "concat" and not users:
+            continue
+        if not users:
+            raise Refused(f"expected %{value} to reach attention_scores through {op}, got no such user")
+        if op == "attention_scores":
+            return users[0].inputs[0]
+        value = users[0].name
+    raise Refused("expected attention_scores")

@@ -1,0 +1,134 @@
+"""Matching and fusing: how a rule walks the graph, refuses with a reason, and makes a fused node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dsv4c.ir.graph import Graph, Node, Origin, dependence, sort_nodes
+from dsv4c.passes.base import PassResult, Remark
+
+
+class Refused(Exception):
+    """The rule matched its anchor but a guard does not hold; the text says which, with values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Nodes to fuse, and the order of the fused node's operands and results.
+
+    `copied` are cheap pure nodes that the body computes again: they may have users elsewhere.
+    """
+
+    kind: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    copied: tuple[Node, ...] = ()
+
+
+def producer(graph: Graph, value: str, op: str) -> Node:
+    """The node that makes a value, which must be an `op`. Raises Refused."""
+    node = graph.producers.get(value)
+    if node is None or node.kind != op:
+        made = "a graph input" if node is None else node.kind
+        raise Refused(f"expected %{value} to come from {op}, got {made}")
+    return node
+
+
+def only_user(graph: Graph, value: str, user: Node) -> None:
+    """Nobody but `user` may need a value that a fusion removes. Raises Refused."""
+    others = [node.name for node in graph.consumers.get(value, ()) if node is not user]
+    if others:
+        raise Refused(f"expected %{value} to be used only by %{user.name}, also used by %{others[0]}")
+    if value in graph.outputs:
+        raise Refused(f"expected %{value} to be used only by %{user.name}, the graph returns it")
+
+
+def require(condition: bool, guard: str, got: object) -> None:
+    """One guard. Raises Refused with what it expected and what it got."""
+    if not condition:
+        raise Refused(f"expected {guard}, got {got}")
+
+
+def fuse(graph: Graph, match: Match) -> Graph:
+    """The graph with the matched nodes inside one fused node. Raises Refused if not convex."""
+    import networkx as nx
+
+    members = {node.name for node in match.nodes}
+    inside = [i for i, node in enumerate(graph.nodes) if node.name in members]
+    dag = dependence(graph)
+    below = set[int]().union(*(nx.descendants(dag, i) for i in inside)) - set(inside)
+    above = set[int]().union(*(nx.ancestors(dag, i) for i in inside)) - set(inside)
+    if below & above:
+        between = graph.nodes[min(below & above)].name
+        raise Refused(f"expected a convex match, got %{between} on a path between its nodes")
+    copied = {node.name for node in match.copied}
+    parts = [node for node in graph.nodes if node.name in members | copied]
+    values = dict.fromkeys([*match.inputs, *(value for part in parts for value in part.outputs)])
+    body = Graph(
+        match.kind,
+        "model",
+        match.inputs,
+        tuple(parts),
+        match.outputs,
+        {value: graph.types[value] for value in values},
+    )
+    origin = Origin().union(part.origin for part in parts)
+    node = Node("fused", match.inputs, match.outputs, {"kind": match.kind}, origin, body)
+    nodes = list(graph.nodes)
+    nodes[inside[-1]] = node
+    kept = [one for i, one in enumerate(nodes) if i not in inside[:-1]]
+    return sort_nodes(graph.with_nodes(kept))
+
+
+def fuse_all(
+    graph: Graph,
+    rule: str,
+    is_anchor: Callable[[Graph, Node], bool],
+    match: Callable[[Graph, Node], Match],
+) -> PassResult:
+    """Try a rule at every anchor; each success rewrites, each refusal is a remark.
+
+    Args:
+        graph: searched in execution order.
+        rule: the rule's name in remarks.
+        is_anchor: whether the rule looks at a node at all.
+        match: what to fuse around an anchor; raises Refused.
+    """
+    remarks: list[Remark] = []
+    before = graph
+    for name in [node.name for node in graph.nodes if is_anchor(graph, node)]:
+        anchor = next(node for node in graph.nodes if node.name == name)
+        try:
+            found = match(graph, anchor)
+            escaping(graph, found)
+            graph = fuse(graph, found)
+        except Refused as refusal:
+            remarks.append(Remark(rule, "refused", name, anchor.origin.layer, str(refusal)))
+            continue
+        text = f"{found.kind} of {len(found.nodes)} nodes"
+        remarks.append(Remark(rule, "applied", found.outputs[0], anchor.origin.layer, text))
+    return PassResult(graph, graph is not before, tuple(remarks))
+
+
+def escaping(graph: Graph, match: Match) -> None:
+    """Values made inside and needed outside must be results of the match. Raises Refused."""
+    members = {node.name for node in match.nodes}
+    for node in match.nodes:
+        for value in (value for value in node.outputs if value not in match.outputs):
+            users = [user for user in graph.consumers.get(value, ()) if user.name not in members]
+            if users or value in graph.outputs:
+                who = f"%{users[0].name}" if users else "the graph's outputs"
+                raise Refused(f"expected %{value} to stay inside the fusion, got {who} using it")
+
+
+def chain_up(graph: Graph, value: str, ops: Sequence[str]) -> list[Node]:
+    """Producers of a value through operand 0, one per op, nearest first. Raises Refused."""
+    found: list[Node] = []
+    for op in ops:
+        node = producer(graph, value, op)
+        found.append(node)
+        value = node.inputs[0]
+    return found
+

@@ -29,13 +29,17 @@ class EventLog:
     Phases and events come from the thread that opened the log.
 
     Args:
-        path: file to append to, or None to keep only the summary.
+        path: file to append to, or None to keep the records in memory only.
+
+    Attributes:
+        records: what was written, in order.
 
     Raises:
         DsvError: DSV603, the file cannot be written.
     """
 
     def __init__(self, path: Path | None = None) -> None:
+        self.records: list[dict[str, Json]] = []
         self._path = path
         self._start = time.perf_counter()
         self._self_seconds: dict[str, float] = {}
@@ -52,9 +56,10 @@ class EventLog:
 
     def event(self, kind: str, **fields: Json) -> None:
         """Write one record; `t` and `kind` are added to `fields`."""
+        record: dict[str, Json] = {"t": round(self.seconds, 6), "kind": kind, **fields}
+        self.records.append(record)
         if self._file is None or self._path is None:
             return
-        record = {"t": round(self.seconds, 6), "kind": kind, **fields}
         try:
             self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
             self._file.flush()
@@ -116,6 +121,22 @@ class EventLog:
         if error is not None:
             self.event("error", type=type(error).__name__, message=str(error))
         self.close()
+
+
+def read_events(path: Path) -> list[dict[str, Json]]:
+    """The records of a log; a last line that a killed process left unfinished is dropped.
+
+    Raises:
+        DsvError: DSV231, the file is missing or is no event log.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        whole = lines if not lines or lines[-1].endswith("}") else lines[:-1]
+        return [json.loads(line) for line in whole]
+    except (OSError, ValueError) as error:
+        raise DsvError(
+            "DSV231", "the event log cannot be read", where=str(path), found=str(error)
+        ) from error
 
 
 def _utc_now() -> str:

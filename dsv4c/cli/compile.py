@@ -1,0 +1,117 @@
+"""`dsv4c compile`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dsv4c.cli.options import Invocation, debug_option, json_option
+from dsv4c.cli.progress import progress
+from dsv4c.cli.render import emit_json, heading, table
+
+if TYPE_CHECKING:
+    from dsv4c.report.compiled import Compiled
+
+
+@click.command("compile")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the plan."
+)
+@click.option(
+    "--target",
+    type=click.Choice(["auto", "cpu", "sm_90a", "sm_100a"]),
+    default="auto",
+    show_default=True,
+    help="auto is the GPU that is there, else cpu.",
+)
+@click.option(
+    "--kv-cache",
+    type=click.Choice(["fp8", "bf16", "f32"]),
+    default="fp8",
+    show_default=True,
+    help="Format of the cached entries.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["bfloat16", "float32"]),
+    default="bfloat16",
+    show_default=True,
+    help="Type of the activations.",
+)
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Kernels compiled at the same time.")
+@click.option("--frozen", is_flag=True, help="Fail where a kernel is not in the cache.")
+@json_option
+@debug_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: Path,
+    out: Path,
+    target: str,
+    kv_cache: str,
+    dtype: str,
+    jobs: int | None,
+    frozen: bool,
+    as_json: bool,
+) -> None:
+    """Compile the checkpoint folder MODEL into a plan.
+
+    Prints which fusions happened, which kernels were generated, and where the time went. An
+    existing plan at the same place is replaced when the new one is whole.
+    """
+    from dsv4c import api, hardware
+    from dsv4c.report.compiled import compiled
+
+    chosen = hardware.default_target() if target == "auto" else target
+    with progress(not as_json) as report:
+        plan = api.compile(
+            model,
+            out,
+            target=chosen,
+            kv_cache=kv_cache,
+            dtype=dtype,
+            progress=report,
+            jobs=jobs,
+            frozen=frozen or None,
+        )
+    document = compiled(
+        plan, time.perf_counter() - ctx.find_root().ensure_object(Invocation).started
+    )
+    if as_json:
+        emit_json("compile", document)
+    else:
+        _print(document)
+
+
+def _print(document: Compiled) -> None:
+    click.echo(f"{document['plan']}: plan for {document['target']}")
+    heading("fusions")
+    table(
+        ("rule", "applied", "refused"),
+        [(rule["rule"], rule["applied"], rule["refused"]) for rule in document["fusions"]],
+    )
+    heading("kernels")
+    if document["kernels"]:
+        table(
+            ("kernel", "nodes", "registers", "spill bytes", "smem bytes", "from"),
+            [
+                (k["name"], k["nodes"], k["registers"], k["spills"], k["smem"], k["status"])
+                for k in document["kernels"]
+            ],
+        )
+    else:
+        click.echo(f"none: {document['target']} interprets the planned graph")
+    if document["reference_nodes"] and document["kernels"]:
+        click.echo(f"{document['reference_nodes']} nodes have no kernel and run on torch")
+    heading("time")
+    table(
+        ("phase", "seconds"),
+        [
+            *((phase["phase"], phase["seconds"]) for phase in document["phases"]),
+            ("total", document["seconds"]),
+        ],
+    )

@@ -42,3 +42,25 @@ QNORM_ROPE_KV_INSERT: dict[str, InsertTiles] = {
     "sm_90a": InsertTiles(8448, RowTile(2, 1), RowTile(4, 2), pdl=False),
     "sm_100a": InsertTiles(8448, RowTile(2, 1), RowTile(4, 2), pdl=False),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionTile:
+    """Sparse attention: which matrix instruction, and how many blocks share a token.
+
+    Args:
+        mma: `wgmma` or `mma` (mma.sync).
+        splits: (largest T * blocks of 64 heads, blocks of a cluster that share the rows), ascending.
+        producer_registers, consumer_registers: per thread, of 128 and 256 threads.
+    """
+
+    mma: str
+    splits: tuple[tuple[int, int], ...]
+    producer_registers: int
+    consumer_registers: int
+
+
+SPARSE_ATTENTION: dict[str, AttentionTile] = {
+    "sm_90a": AttentionTile("wgmma", ((16, 8), (66, 2)), 88, 208),
+    "sm_100a": AttentionTile("mma", ((16, 8), (74, 2)), 88, 208),
+}

@@ -40,7 +40,9 @@ def run_node(
         env = run_graph(node.body, dict(zip(node.inputs, inputs, strict=True)), precision)
         return tuple(env[value] for value in node.outputs)
     spec = OPS[node.op]
-    result = spec.reference(CONTEXTS[precision], *inputs, **full_attrs(spec, node.attrs))
+    attrs = full_attrs(spec, node.attrs)
+    attrs.pop("dtype", None)  # how a result is stored is decided here, not by references
+    result = spec.reference(CONTEXTS[precision], *inputs, **attrs)
     results = iter(result if isinstance(result, tuple) else (result,))
     states = iter([value for value in inputs if isinstance(value, State)])
     outputs: list[Operand] = []

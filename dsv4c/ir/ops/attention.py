@@ -128,9 +128,7 @@ register(
 )
 
 
-def gather_rows(
-    ctx: Context, cache: State, index: torch.Tensor, width: int, dtype: str
-) -> torch.Tensor:
+def gather_rows(ctx: Context, cache: State, index: torch.Tensor, width: int) -> torch.Tensor:
     return layout(cache).gather(cache.buffer, index.long())
 
 

@@ -8,7 +8,7 @@ from dsv4c.ir.values import Context, Weight
 from dsv4c.ir.op import Arg, OpSpec, register
 
 
-def embed(ctx: Context, ids: torch.Tensor, table: Weight, dtype: str) -> torch.Tensor:
+def embed(ctx: Context, ids: torch.Tensor, table: Weight) -> torch.Tensor:
     return table.rows(ids, ctx.compute)
 
 
@@ -25,7 +25,7 @@ register(
 )
 
 
-def linear(ctx: Context, x: torch.Tensor, w: Weight, dtype: str) -> torch.Tensor:
+def linear(ctx: Context, x: torch.Tensor, w: Weight) -> torch.Tensor:
     return x.to(ctx.compute) @ w.dense(ctx.compute).T
 
 
@@ -42,7 +42,7 @@ register(
 )
 
 
-def grouped_linear(ctx: Context, x: torch.Tensor, w: Weight, dtype: str) -> torch.Tensor:
+def grouped_linear(ctx: Context, x: torch.Tensor, w: Weight) -> torch.Tensor:
     groups, k = x.shape[-2:]
     weight = w.dense(ctx.compute).view(groups, -1, k)
     return torch.einsum("tgk,gnk->tgn", x.to(ctx.compute), weight).flatten(1)

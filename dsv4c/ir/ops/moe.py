@@ -67,7 +67,7 @@ register(
 
 
 def expert_linear(
-    ctx: Context, x: torch.Tensor, w: Weight, experts: torch.Tensor, dtype: str
+    ctx: Context, x: torch.Tensor, w: Weight, experts: torch.Tensor
 ) -> torch.Tensor:
     tokens, k = experts.shape
     weight = w.dense(ctx.compute)

@@ -1,0 +1,112 @@
+"""Runs a planned graph step by step: a kernel where the plan names one, else the op's reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from dsv4c.ir.graph import Graph, Node
+from dsv4c.ir.interp import run_node
+from dsv4c.ir.types import RowsType, Sym, TensorType, evaluate
+from dsv4c.ir.values import TORCH_DTYPES, Operand, State, Weight
+
+REFERENCE = "reference"
+Kernel = Callable[..., None]
+Observer = Callable[[Node, Sequence[Operand], Sequence[Operand]], None]
+
+
+class Executor:
+    """A planned graph with its weights, states and kernels on one device.
+
+    Args:
+        graph: stage `planned`.
+        weights: a value for each weight input.
+        states: a buffer for each state input.
+        kernels: the loaded function for each kernel that the graph names.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        weights: Mapping[str, Weight],
+        states: Mapping[str, State],
+        kernels: Mapping[str, Kernel],
+    ) -> None:
+        self.graph, self.states, self._kernels = graph, dict(states), kernels
+        self._constants: dict[str, Operand] = {**weights, **states}
+        last = {value: i for i, node in enumerate(graph.nodes) for value in node.inputs}
+        kept = {*graph.inputs, *graph.outputs}
+        self._dead: list[list[str]] = [[] for _ in graph.nodes]
+        for i, node in enumerate(graph.nodes):
+            for value in node.outputs:
+                if value not in kept:
+                    self._dead[last.get(value, i)].append(value)
+
+    def reset(self, slot: int) -> None:
+        """Clear what a slot's former sequence left in partial rows and window rings."""
+        for state in self.states.values():
+            if isinstance(state.type, RowsType):
+                state.buffer[slot, :, : state.type.width // 2] = 0
+                state.buffer[slot, :, state.type.width // 2 :] = -torch.inf
+            elif state.type.ring:
+                pages = state.type.ring // state.type.layout.page
+                state.buffer[slot * pages : (slot + 1) * pages] = 0
+
+    def step(
+        self, inputs: Mapping[str, torch.Tensor], observe: Observer | None = None
+    ) -> torch.Tensor:
+        """Run one step; the graph's first output, logits f32 [R, vocab].
+
+        Args:
+            inputs: every step input (see `models.deepseek_v4.build`).
+            observe: called before each node's operands are dropped, with operands and results.
+        """
+        values: dict[str, Operand] = {**self._constants, **inputs}
+        env = {"T": len(inputs["ids"]), "R": len(inputs["out_rows"])}
+        env["S"], env["P"] = inputs["block_table"].shape
+        for node, dead in zip(self.graph.nodes, self._dead, strict=True):
+            operands = [values[value] for value in node.inputs]
+            if node.impl == REFERENCE:
+                results = run_node(node, operands, self.graph.types)
+            else:
+                results = self._launch(node, operands, env)
+            values.update(zip(node.outputs, results, strict=True))
+            if observe is not None:
+                observe(node, operands, results)
+            for value in dead:
+                del values[value]
+        logits = values[self.graph.outputs[0]]
+        assert isinstance(logits, torch.Tensor)
+        return logits
+
+    def _launch(
+        self, node: Node, operands: Sequence[Operand], env: Mapping[str, int]
+    ) -> tuple[Operand, ...]:
+        """Calling convention: operands (weights by component, states in place), then results."""
+        arguments: list[torch.Tensor] = []
+        for operand in operands:
+            if isinstance(operand, Weight):
+                arguments += operand.components
+            else:
+                value = operand.buffer if isinstance(operand, State) else operand
+                arguments.append(value.contiguous())
+        states = iter([operand for operand in operands if isinstance(operand, State)])
+        results: list[Operand] = []
+        for value in node.outputs:
+            type_ = self.graph.types[value]
+            if isinstance(type_, TensorType):
+                shape = [evaluate(dim, env) for dim in type_.dims]
+                made = torch.empty(shape, dtype=TORCH_DTYPES[type_.dtype], device=arguments[0].device)
+                results.append(made)
+                arguments.append(made)
+            else:
+                results.append(next(states))
+        self._kernels[node.impl](*arguments)
+        return tuple(results)
+
+
+def symbols(graph: Graph) -> set[str]:
+    """Names of the run-time dims in a graph's tensors."""
+    types = [type_ for type_ in graph.types.values() if isinstance(type_, TensorType)]
+    return {dim.name for type_ in types for dim in type_.dims if isinstance(dim, Sym)}

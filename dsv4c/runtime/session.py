@@ -1,0 +1,223 @@
+"""A session: sequences with their state, prefill, decode and generation on a loaded plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from dsv4c.errors import DsvError
+from dsv4c.runtime.batch import Rows, step_inputs
+from dsv4c.runtime.executor import Executor, Observer
+from dsv4c.runtime.sampling import check_sampling, sample
+from dsv4c.runtime.slots import SlotTable
+
+if TYPE_CHECKING:
+    from dsv4c.plan.plan import Plan
+
+
+class Session:
+    """State for up to `max_sequences` sequences; made by `Plan.session`.
+
+    Args:
+        plan: the loaded plan.
+        max_sequences: slots.
+        max_tokens: context limit of one sequence, prompt and new tokens together.
+
+    Raises:
+        DsvError: DSV101 on limits below 1, DSV242 beyond the model's context, DSV602 if the states
+            do not fit the memory, DSV601 without a usable device.
+    """
+
+    def __init__(self, plan: Plan, max_sequences: int = 8, max_tokens: int = 2048) -> None:
+        for name, value in (("max_sequences", max_sequences), ("max_tokens", max_tokens)):
+            if value < 1:
+                raise DsvError(
+                    "DSV101", f"{name} is out of range", expected="at least 1", found=str(value)
+                )
+        model = plan.manifest.model
+        if max_tokens > model.max_position_embeddings:
+            raise DsvError(
+                "DSV242",
+                "the session's limit is beyond the model's context",
+                expected=f"at most {model.max_position_embeddings} tokens",
+                found=str(max_tokens),
+            )
+        self.plan = plan
+        self.vocab_size, self.eos_token_ids = model.vocab_size, model.eos_token_ids
+        self.chunk = plan.manifest.options.chunk
+        self.device = plan.device()
+        self.slots = SlotTable(max_sequences, max_tokens, self.device)
+        self.executor: Executor = plan.executor(max_sequences, self.slots.pages)
+
+    def open(self) -> int:
+        """A slot for a new sequence, empty. Raises DsvError DSV243 if none is free."""
+        slot = self.slots.open()
+        self.executor.reset(slot)
+        return slot
+
+    def close(self, slot: int) -> None:
+        """Free a slot. Raises DsvError DSV243 if it is not open."""
+        self.slots.close(slot)
+
+    def length(self, slot: int) -> int:
+        """Tokens that the slot's sequence holds."""
+        self.slots.require(slot)
+        return self.slots.lengths[slot]
+
+    def prefill(
+        self,
+        slot: int,
+        ids: Sequence[int],
+        return_logits: Literal["last", "all"] = "last",
+        observe: Observer | None = None,
+    ) -> torch.Tensor:
+        """Append tokens to a sequence; may be called again for the next chunk.
+
+        Args:
+            slot: an open slot.
+            ids: token ids, at least one.
+            return_logits: `last` for the last token's, `all` for every position's.
+            observe: called after each node, for inspection.
+
+        Returns:
+            f32 [1, vocab] or [len(ids), vocab], on the CPU.
+
+        Raises:
+            DsvError: DSV241 (ids), DSV242 (too long), DSV243 (slot), DSV101 (return_logits).
+        """
+        if return_logits not in ("last", "all"):
+            raise DsvError(
+                "DSV101",
+                "return_logits is not valid",
+                expected="'last' or 'all'",
+                found=repr(return_logits),
+            )
+        tokens = self._checked(ids)
+        self.slots.require(slot)
+        self.slots.check_room(slot, len(tokens))
+        parts: list[torch.Tensor] = []
+        for first in range(0, len(tokens), self.chunk):
+            part = tokens[first : first + self.chunk]
+            final = first + len(part) == len(tokens)
+            wanted = len(part) if return_logits == "all" else int(final)
+            rows = Rows(slot, self.slots.lengths[slot], part, wanted)
+            parts.append(self.step([rows], observe))
+        return torch.cat(parts)
+
+    def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
+        """Append one token to each of several sequences.
+
+        Args:
+            slots: open slots, each at most once.
+            tokens: one id per slot.
+
+        Returns:
+            f32 [len(slots), vocab], on the CPU.
+
+        Raises:
+            DsvError: as `prefill`; DSV101 if a slot stands twice or the lengths differ.
+        """
+        ids = self._checked(tokens)
+        if len(slots) != len(ids) or len(set(slots)) != len(slots):
+            raise DsvError(
+                "DSV101",
+                "decode takes one token for each of several different slots",
+                expected=f"{len(slots)} tokens and no slot twice",
+                found=f"slots {list(slots)}, {len(ids)} tokens",
+            )
+        for slot in slots:
+            self.slots.require(slot)
+            self.slots.check_room(slot, 1)
+        batch = [
+            Rows(slot, self.slots.lengths[slot], [token], 1)
+            for slot, token in zip(slots, ids, strict=True)
+        ]
+        return self.step(batch)
+
+    def step(self, batch: Sequence[Rows], observe: Observer | None = None) -> torch.Tensor:
+        """One step over rows of several sequences, each at most the plan's chunk long."""
+        for rows in batch:
+            self.slots.grow(rows.slot, len(rows.ids))
+        inputs = step_inputs(batch, self.device)
+        inputs["block_table"] = self.slots.block_table
+        with torch.inference_mode():
+            return self.executor.step(inputs, observe).cpu()
+
+    def generate(
+        self,
+        ids: Sequence[int],
+        max_new_tokens: int = 64,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+    ) -> Iterator[int]:
+        """Continue a prompt, one token at a time, in a slot of its own.
+
+        Args:
+            ids: the prompt, at least one id.
+            max_new_tokens: how many tokens at most; fewer after an end-of-text id, which is not
+                yielded.
+            temperature: 0 for the most likely token.
+            top_p: nucleus sampling; 1 for all tokens.
+            seed: equal seeds give equal text; None draws one.
+
+        Yields:
+            Token ids.
+
+        Raises:
+            DsvError: DSV101 (sampling), DSV241, DSV242, DSV243, before the first token.
+        """
+        check_sampling(temperature, top_p)
+        if max_new_tokens < 0:
+            raise DsvError(
+                "DSV101", "max_new_tokens is negative", expected="0 or more", found=str(max_new_tokens)
+            )
+        prompt = self._checked(ids)
+        limit = self.slots.max_tokens
+        if len(prompt) + max_new_tokens > limit + 1:
+            raise DsvError(
+                "DSV242",
+                "prompt and new tokens do not fit the session's limit",
+                expected=f"at most {limit} tokens",
+                found=f"{len(prompt)} + {max_new_tokens}",
+                hint="open the session with a larger max_tokens",
+            )
+        return self._continue(prompt, max_new_tokens, temperature, top_p, seed)
+
+    def _continue(
+        self, prompt: list[int], count: int, temperature: float, top_p: float, seed: int | None
+    ) -> Iterator[int]:
+        generator = torch.Generator()
+        if seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(seed)
+        slot = self.open()
+        try:
+            logits = self.prefill(slot, prompt)
+            for made in range(count):
+                token = sample(logits[-1], temperature, top_p, generator)
+                if token in self.eos_token_ids:
+                    return
+                yield token
+                if made + 1 < count:
+                    logits = self.decode([slot], [token])
+        finally:
+            self.close(slot)
+
+    def _checked(self, ids: Sequence[int]) -> list[int]:
+        tokens = [int(token) for token in ids]
+        if not tokens:
+            raise DsvError("DSV241", "there are no token ids", expected="at least one", found="none")
+        for place, token in enumerate(tokens):
+            if not 0 <= token < self.vocab_size:
+                raise DsvError(
+                    "DSV241",
+                    "a token id is out of range",
+                    where=f"position {place}",
+                    expected=f"0 to {self.vocab_size - 1}",
+                    found=str(token),
+                )
+        return tokens

@@ -1,0 +1,87 @@
+"""Sequences of a session: slots, their lengths and their pages in the block table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from dsv4c.errors import DsvError
+from dsv4c.models.deepseek_v4.build import PAGE_TOKENS
+
+
+@dataclass
+class SlotTable:
+    """Hands out slots and pages of 128 tokens; one block table serves every layer.
+
+    Args:
+        max_sequences: slots.
+        max_tokens: context limit of one sequence, in tokens.
+        device: where the block table lives.
+    """
+
+    max_sequences: int
+    max_tokens: int
+    device: torch.device
+    lengths: dict[int, int] = field(default_factory=dict[int, int])
+
+    def __post_init__(self) -> None:
+        self.pages_per_slot = -(-self.max_tokens // PAGE_TOKENS)
+        self.pages = self.max_sequences * self.pages_per_slot
+        shape = (self.max_sequences, self.pages_per_slot)
+        self.block_table = torch.zeros(shape, dtype=torch.int32, device=self.device)
+        self._free_pages = list(range(self.pages - 1, -1, -1))
+        self._held: dict[int, list[int]] = {}
+
+    def open(self) -> int:
+        """A free slot, of length 0. Raises DsvError DSV243 if all are in use."""
+        free = [slot for slot in range(self.max_sequences) if slot not in self.lengths]
+        if not free:
+            raise DsvError(
+                "DSV243",
+                "every slot of the session is in use",
+                expected="a free slot",
+                found=f"{self.max_sequences} of {self.max_sequences} open",
+                hint="close a slot, or open the session with a larger max_sequences",
+            )
+        self.lengths[free[0]] = 0
+        self._held[free[0]] = []
+        return free[0]
+
+    def close(self, slot: int) -> None:
+        self.require(slot)
+        self._free_pages.extend(reversed(self._held.pop(slot)))
+        del self.lengths[slot]
+
+    def require(self, slot: int) -> None:
+        """Raise DsvError DSV243 unless the slot is open."""
+        if slot not in self.lengths:
+            raise DsvError(
+                "DSV243",
+                "the slot is not open",
+                expected=f"one of {sorted(self.lengths)}" if self.lengths else "an open slot",
+                found=str(slot),
+                hint="session.open() returns a slot; it is valid until session.close(slot)",
+            )
+
+    def check_room(self, slot: int, tokens: int) -> None:
+        """Raise DsvError DSV242 if `tokens` more do not fit the context limit."""
+        length = self.lengths[slot] + tokens
+        if length > self.max_tokens:
+            raise DsvError(
+                "DSV242",
+                "the context is longer than the session's limit",
+                where=f"slot {slot}",
+                expected=f"at most {self.max_tokens} tokens",
+                found=f"{self.lengths[slot]} + {tokens} = {length}",
+                hint="open the session with a larger max_tokens",
+            )
+
+    def grow(self, slot: int, tokens: int) -> None:
+        """Give the slot the pages that `tokens` more need, and advance its length."""
+        held = self._held[slot]
+        self.lengths[slot] += tokens
+        while len(held) * PAGE_TOKENS < self.lengths[slot]:
+            page = self._free_pages.pop()
+            self.block_table[slot, len(held)] = page
+            held.append(page)

@@ -15,7 +15,13 @@ from dsv4c.cli.render import emit_json
 @click.command("generate")
 @click.argument("plan", type=click.Path(path_type=Path))
 @click.argument("prompt", required=False)
-@click.option("--max-new-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Stop after this many.",
+)
 @click.option(
     "--temperature",
     type=click.FloatRange(0),

@@ -77,6 +77,17 @@ def byte_count(size: int) -> str:
     return f"{value / 1000:.2f} TB"
 
 
+def layer_list(layers: Sequence[int]) -> str:
+    """Layers in ascending order for people: `0-2, 5, 7-60`."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
 def _text(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.3f}"

@@ -28,7 +28,7 @@ def help_text(*words: str) -> str:
 def test_help(name: str, request: pytest.FixtureRequest) -> None:
     text = help_text(*([] if name == "dsv4c" else [name]))
     path = GOLDEN / f"{name}.txt"
-    if request.config.getoption("--update-golden"):
+    if request.config.getoption("--update-golden", default=False):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     assert text == path.read_text(encoding="utf-8")

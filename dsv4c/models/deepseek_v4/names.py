@@ -265,7 +265,8 @@ class _Matcher:
         fmt: str = "",
     ) -> DsvError:
         tensor = official_name(name, weight, fmt or weight.formats[0], part, expert)
-        unknown = [n for n in self.tensors if self._unknown(parse_name(n), name)]
+        names = [n for n in self.tensors if n not in self.ignored]
+        unknown = [n for n in names if self._unknown(parse_name(n), name)]
         return DsvError(
             "DSV212",
             "a tensor is missing from the checkpoint",

@@ -164,6 +164,7 @@ def main() -> int:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=measured_copy_rate, args=(sender,))
     process.start()
+    sender.close()
     rate, device = receiver.recv()
     process.join()
     results: list[Result] = []

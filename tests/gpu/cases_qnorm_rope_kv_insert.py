@@ -1,0 +1,275 @@
+"""Cases of kind qnorm_rope_kv_insert: query norm + RoPE, KV norm + RoPE + encode + insert."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from harness import DEVICE, Bench, Case, Gate, Run, Shape, compare, count_gate, rounding_bound
+
+from dsv4c.codegen.kernels import qnorm_rope_kv_insert as family
+
+KIND = family.KIND
+DIM, ROPE, NOPE, BLOCK, PAGE, EPS = 512, 64, 448, 64, 128, 1e-6
+ENTRY, PAGE_BYTES = 576, 74880
+HEADS = (8, 64, 128)
+TOKENS = (1, 7, 64, 257, 4096)
+# Pages of 74,880 (fp8) and 131,072 bytes (bf16): the last one lies beyond 2^32 bytes.
+FAR_PAGES = {"fp8": 58_000, "bf16": 33_000}
+
+
+def variants(arch: str) -> list[family.Params]:
+    """Flash, Pro and tiny head counts, both cache formats."""
+    return [family.choose(h, cache, PAGE, arch) for h in HEADS for cache in family.CACHES]
+
+
+def cases() -> list[Case]:
+    """Every head count, length and cache; far pages, odd values, an empty batch; then times."""
+    found = [
+        _case(Setup(tokens, heads, cache))
+        for heads in HEADS
+        for cache in family.CACHES
+        for tokens in TOKENS
+    ]
+    for cache in family.CACHES:
+        found.append(_case(Setup(7, 64, cache, "far", FAR_PAGES[cache])))
+        found.append(_case(Setup(64, 64, cache, "odd")))
+        found.append(_case(Setup(0, 64, cache, "empty")))
+    found += [_case(Setup(t, 64, "fp8", "time")) for t in (1, 8, 17, 64, 256, 1024, 4096, 8192)]
+    found += [_case(Setup(t, 128, "fp8", "time")) for t in (1, 8, 64, 256, 1024, 8192)]
+    found += [_case(Setup(t, 64, "bf16", "time")) for t in (1, 64, 4096)]
+    return found
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Shapes and kind of data of one case."""
+
+    tokens: int
+    heads: int
+    cache: str
+    what: str = "check"
+    pages: int | None = None
+
+    @property
+    def name(self) -> str:
+        tail = "" if self.what == "check" else f"_{self.what}"
+        return f"t{self.tokens}_h{self.heads}_{self.cache}{tail}"
+
+    @property
+    def page_count(self) -> int:
+        """Twice the pages that hold all tokens, so that entries have gaps."""
+        return self.pages or 2 * (self.tokens // PAGE + 1)
+
+
+def _case(setup: Setup) -> Case:
+    timed = setup.what == "time"
+    per_token = 2 * setup.heads * DIM * 2 + DIM * 2 + ROPE * 4 + 4
+    per_token += ENTRY + 8 if setup.cache == "fp8" else DIM * 2
+    baselines = {"eager": _torch_version, "compile": _compiled} if setup.heads == 64 else {}
+    baselines = baselines if setup.cache == "fp8" else {}
+    return Case(
+        name=setup.name,
+        kernel=family.kernel_name(family.choose(setup.heads, setup.cache, PAGE, "sm_90a"), ""),
+        inputs=functools.partial(_inputs, setup),
+        outputs=_outputs,
+        verify=None if timed else functools.partial(_verify, setup),
+        states=(4,),
+        bench=Bench(bytes=setup.tokens * per_token + DIM * 2, baselines=baselines)
+        if timed
+        else None,
+    )
+
+
+def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
+    make = torch.Generator(DEVICE).manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=make, device=DEVICE)
+
+    tokens, heads = setup.tokens, setup.heads
+    q, kv = normal(tokens, heads, DIM), normal(tokens, DIM)
+    if setup.what != "time":
+        # Norms from nothing to huge: eps rules below 1e-3; squares of 1e15 still sum in fp32.
+        sizes = torch.tensor([1.0, 1.0, 1.0, 40.0, 1e-3, 1e-30, 0.0, 1e15], device=DEVICE)
+        pick = torch.randint(0, 8, (tokens, heads, 1), generator=make, device=DEVICE)
+        q, kv = q * sizes[pick], kv * sizes[pick[:, 0]]
+    q, kv = q.bfloat16(), kv.bfloat16()
+    if setup.what == "odd":
+        q[3, 1, 5], q[4, 2, 460], q[5, 0, 461] = torch.nan, torch.inf, -torch.inf
+        kv[6, 70], kv[7, 500], kv[8, 3] = torch.nan, torch.nan, torch.inf
+    norm = (1 + 0.3 * normal(DIM)).bfloat16()
+    turn = 6.2831853 * torch.rand(tokens, ROPE // 2, generator=make, device=DEVICE)
+    angles = torch.cat([turn.cos(), turn.sin()], 1)
+    entries = torch.randperm(setup.page_count * PAGE, generator=make, device=DEVICE)
+    slot = entries[:tokens].int()
+    if setup.what == "far":
+        slot[-1] = setup.page_count * PAGE - 1
+    if setup.what != "time" and tokens > 1:
+        slot[1::5] = -1
+    return [q, kv, norm, angles, _cache(setup, make), slot]
+
+
+def _cache(setup: Setup, make: torch.Generator) -> torch.Tensor:
+    pages = setup.page_count
+    shape = (pages, PAGE_BYTES) if setup.cache == "fp8" else (pages, PAGE * DIM * 2)
+    data = torch.randint(0, 256, shape, generator=make, device=DEVICE, dtype=torch.uint8)
+    return data if setup.cache == "fp8" else data.view(torch.bfloat16).view(pages, PAGE, DIM)
+
+
+def _outputs(inputs: Sequence[torch.Tensor]) -> list[tuple[Shape, torch.dtype]]:
+    return [(tuple(inputs[0].shape), torch.bfloat16)]
+
+
+def _reference(
+    x: torch.Tensor, angles: torch.Tensor, weight: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """rope(x * rsqrt(mean(x^2) + eps) * w) in float64, and the same on absolute values."""
+    x = x.double()
+    y = x * torch.rsqrt((x * x).mean(-1, keepdim=True) + EPS)
+    y = y if weight is None else y * weight.double()
+    cos, sin = (half.double() for half in angles.view(-1, 2, ROPE // 2).unbind(1))
+    while cos.dim() < y.dim():
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    even, odd = y[..., NOPE::2], y[..., NOPE + 1 :: 2]
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+    sizes = [even.abs() * cos.abs() + odd.abs() * sin.abs()]
+    sizes += [even.abs() * sin.abs() + odd.abs() * cos.abs()]
+    size = torch.stack(sizes, -1).flatten(-2)
+    nope = y[..., :NOPE]
+    return torch.cat([nope, turned], -1), torch.cat([nope.abs(), size], -1)
+
+
+def _verify(setup: Setup, run: Run) -> list[Gate]:
+    q, kv, norm, angles, before, slot = run.inputs
+    after = run.states[4]
+    if setup.tokens == 0:
+        return [count_gate("untouched", before.view(torch.uint8) != after.view(torch.uint8))]
+    reference, size = _reference(q, angles, None)
+    gates = [compare("q", run.outputs[0], reference, rounding_bound(reference, size, DIM))]
+    del reference, size
+    written = slot >= 0
+    at = slot[written].long()
+    reference, size = _reference(kv[written], angles[written], norm)
+    if setup.cache == "bf16":
+        rows = after.view(-1, DIM)[at]
+        gates.append(compare("kv", rows, reference, rounding_bound(reference, size, DIM)))
+        restored = before.clone()
+        restored.view(-1, DIM)[at] = rows
+    else:
+        data, scales = _entries(after, at)
+        gates += _check_fp8(data, scales, reference, rounding_bound(reference, size, DIM, out=0.0))
+        rope = data[:, NOPE:].contiguous().view(torch.bfloat16)
+        bound = rounding_bound(reference, size, DIM)
+        gates.append(compare("kv_rope", rope, reference[:, NOPE:], bound[:, NOPE:]))
+        restored = before.clone()
+        _data_view(restored)[at // PAGE, at % PAGE] = data
+        _scale_view(restored)[at // PAGE, at % PAGE] = scales
+    same = torch.equal(restored.view(torch.uint8), after.view(torch.uint8))
+    return [*gates, Gate("rest_of_cache", same, float(not same))]
+
+
+def _data_view(cache: torch.Tensor) -> torch.Tensor:
+    return cache[:, : ENTRY * PAGE].unflatten(1, (PAGE, ENTRY))
+
+
+def _scale_view(cache: torch.Tensor) -> torch.Tensor:
+    return cache[:, ENTRY * PAGE : (ENTRY + 8) * PAGE].unflatten(1, (PAGE, 8))
+
+
+def _entries(cache: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Data bytes [n, 576] and scale bytes [n, 8] of entries `at`."""
+    return _data_view(cache)[at // PAGE, at % PAGE], _scale_view(cache)[at // PAGE, at % PAGE]
+
+
+def _scale_byte(amax: torch.Tensor) -> torch.Tensor:
+    """ceil(log2(max(amax, 1e-4) / 448)) + 127, exactly."""
+    mantissa, exponent = torch.frexp(amax.clamp_min(1e-4) / 448)
+    return exponent + 127 - (mantissa == 0.5).int()
+
+
+def _e4m3(value: torch.Tensor) -> torch.Tensor:
+    return value.clamp(-448, 448).float().to(torch.float8_e4m3fn)
+
+
+def _check_fp8(
+    data: torch.Tensor, scales: torch.Tensor, reference: torch.Tensor, bound: torch.Tensor
+) -> list[Gate]:
+    """Codes and scales are the reference's, unless a rounding boundary lies within the bound.
+
+    Every value of [r - bound, r + bound] is rounded to bf16, scaled and encoded; encoding is
+    monotonic, so the permitted codes are those between the ones of the two ends.
+    """
+    shape = (-1, NOPE // BLOCK, BLOCK)
+    r, b = reference[:, :NOPE].reshape(shape), bound[:, :NOPE].reshape(shape)
+    codes = data[:, :NOPE].reshape(shape)
+    # A zero keeps its sign: the reference has no error there.
+    low = torch.where(b == 0, r, r - b).bfloat16().double()
+    high = torch.where(b == 0, r, r + b).bfloat16().double()
+    nan = torch.isnan(r)
+    clean = ~nan.any(-1)
+    largest = torch.maximum(low.abs(), high.abs()).amax(-1)
+    crosses_zero = (low < 0) & (high > 0)
+    smallest = torch.where(crosses_zero, 0.0, torch.minimum(low.abs(), high.abs())).amax(-1)
+    byte = scales[:, : NOPE // BLOCK].int()
+    wrong_scale = clean & ((byte < _scale_byte(smallest)) | (byte > _scale_byte(largest)))
+    step = torch.exp2(byte.double() - 127).unsqueeze(-1)
+    first, last = _e4m3(low / step), _e4m3(high / step)
+    got = codes.view(torch.float8_e4m3fn).float()
+    forced = first.view(torch.uint8) == last.view(torch.uint8)
+    exact = codes == first.view(torch.uint8)
+    between = (got >= first.float()) & (got <= last.float())
+    wrong = ~nan & ~torch.where(forced, exact, between)
+    free = float((~forced & ~nan).double().mean())
+    return [
+        count_gate("scales", wrong_scale),
+        count_gate("scale_pad", scales[:, NOPE // BLOCK :] != 0),
+        count_gate("code_nan", torch.isnan(got) != nan),
+        count_gate("codes", wrong),
+        # The bound is a few 1e-6 of a value: hardly a code may be undecided by it.
+        Gate("codes_free", free < 1e-3, free / 1e-3, f"{free:.2e} of the codes near a boundary"),
+    ]
+
+
+def _torch_version(
+    q: torch.Tensor,
+    kv: torch.Tensor,
+    norm: torch.Tensor,
+    angles: torch.Tensor,
+    cache: torch.Tensor,
+    slot: torch.Tensor,
+) -> torch.Tensor:
+    """The same computation as a torch user writes it (valid slots only)."""
+    cos, sin = angles[:, : ROPE // 2], angles[:, ROPE // 2 :]
+
+    def turn(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        even, odd = x[..., NOPE::2], x[..., NOPE + 1 :: 2]
+        turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+        return torch.cat([x[..., :NOPE], turned], -1).bfloat16()
+
+    x = q.float()
+    x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + EPS)
+    out = turn(x, cos[:, None], sin[:, None])
+    y = kv.float()
+    y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + EPS) * norm.float()
+    y = turn(y, cos, sin)
+    blocks = y[:, :NOPE].float().unflatten(1, (NOPE // BLOCK, BLOCK))
+    amax = blocks.abs().amax(-1, keepdim=True).clamp_min(1e-4)
+    exponent = torch.ceil(torch.log2(amax / 448))
+    codes = (blocks * torch.exp2(-exponent)).to(torch.float8_e4m3fn).view(torch.uint8).flatten(1)
+    page, row = slot.long() // PAGE, slot.long() % PAGE
+    _data_view(cache)[page, row] = torch.cat([codes, y[:, NOPE:].view(torch.uint8)], 1)
+    scales = (exponent + 127).to(torch.uint8).squeeze(-1)
+    _scale_view(cache)[page, row] = torch.nn.functional.pad(scales, (0, 1))
+    return out
+
+
+@functools.cache
+def _compile(tokens: int):
+    return torch.compile(_torch_version, dynamic=False)
+
+
+def _compiled(*given: torch.Tensor) -> torch.Tensor:
+    return _compile(given[0].shape[0])(*given)

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from dsv4c.api import compile as compile
     from dsv4c.api import load_plan as load_plan
     from dsv4c.errors import DsvError as DsvError
-    from dsv4c.plan import Plan as Plan
-    from dsv4c.runtime import Session as Session
+    from dsv4c.plan.plan import Plan as Plan
+    from dsv4c.runtime.session import Session as Session
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "DsvError": "dsv4c.errors",
-    "Plan": "dsv4c.plan",
-    "Session": "dsv4c.runtime",
+    "Plan": "dsv4c.plan.plan",
+    "Session": "dsv4c.runtime.session",
     "compile": "dsv4c.api",
     "load_plan": "dsv4c.api",
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dsv4c.errors import DsvError
 
 if TYPE_CHECKING:
-    from dsv4c.runtime import Session
+    from dsv4c.runtime.session import Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,16 +20,15 @@ FILES = ("tokenizer.json", "tokenizer_config.json")
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """A tokenizer with the ids that open and end a document.
+    """A tokenizer with the id that opens a document.
 
     Attributes:
+        library: the tokenizer itself.
         bos: id to put in front of a text; None where the checkpoint wants none.
-        eos: id after which generation stops; None where there is none.
     """
 
     library: tokenizers.Tokenizer
     bos: int | None
-    eos: int | None
 
     @classmethod
     def load(cls, folder: Path) -> Tokenizer:
@@ -54,8 +53,7 @@ class Tokenizer:
             raise _malformed(path, str(error)) from error
         config = _read_config(config_path)
         bos = _token_id(library, config, "bos_token", config_path)
-        eos = _token_id(library, config, "eos_token", config_path)
-        return cls(library, bos if config.get("add_bos_token", bos is not None) else None, eos)
+        return cls(library, bos if config.get("add_bos_token", True) else None)
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, opened by the document token; special tokens in `text` are recognised."""

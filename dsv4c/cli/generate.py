@@ -79,8 +79,6 @@ def command(
     for token in session.generate(
         ids, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
     ):
-        if token == tokenizer.eos:
-            break
         tokens.append(token)
         emit(stream.push(token))
     emit(stream.finish())

@@ -14,7 +14,7 @@ from dsv4c.cli.render import emit_json, pairs
 from dsv4c.errors import DsvError
 
 if TYPE_CHECKING:
-    from dsv4c.plan import Plan
+    from dsv4c.plan.plan import Plan
 
 
 @click.command("run")

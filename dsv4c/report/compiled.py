@@ -14,7 +14,7 @@ from dsv4c.report.passes import RuleView, passes_view
 from dsv4c.report.selection import Selection
 
 if TYPE_CHECKING:
-    from dsv4c.plan import Plan
+    from dsv4c.plan.plan import Plan
 
 EVERYTHING = Selection()
 

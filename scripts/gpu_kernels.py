@@ -3,7 +3,7 @@
 usage: gpu_kernels.py [--library .build/gpu/libkernels.so] [--out DIR] [--no-check] [--no-time]
                       [--no-baselines] [--limit SECONDS] [pattern ...]
 
-A pattern selects cases whose `kind/name` contains it. Every kernel runs in a child process with a
+A pattern `KIND` or `KIND/NAME` selects the kinds and cases that contain these texts. Every kernel runs in a child process with a
 time limit; a child that dies or hangs fails its current case only. The table comes last; everything
 is in <out>/gpu_kernels.json. Exit status 1 if a gate fails.
 """
@@ -51,11 +51,14 @@ def arguments() -> argparse.Namespace:
 def collect(patterns: list[str]) -> dict[str, list[tuple[str, harness.Case]]]:
     """Cases by kernel, as (kind, case)."""
     found: dict[str, list[tuple[str, harness.Case]]] = {}
+    wanted = [pattern.partition("/")[::2] for pattern in patterns] or [("", "")]
     for file in sorted((ROOT / "tests" / "gpu").glob("cases_*.py")):
+        names = [name for kind, name in wanted if kind in file.stem]
+        if not names:
+            continue
         module = importlib.import_module(file.stem)
         for case in module.cases():
-            name = f"{module.KIND}/{case.name}"
-            if not patterns or any(pattern in name for pattern in patterns):
+            if any(name in case.name for name in names):
                 found.setdefault(case.kernel, []).append((module.KIND, case))
     return found
 

@@ -12,11 +12,14 @@ Needs torch and nothing else, so that it runs on a machine without a compiler.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+# Asks the driver's management library: the process stays able to fork and use CUDA in children.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 # Without a GPU the cases run on the CPU, with a stand-in for the kernel: the gates are tested so.
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GUARD = 256

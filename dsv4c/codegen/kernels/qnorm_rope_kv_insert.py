@@ -22,11 +22,7 @@ class Params(KernelParams):
         cache: format of the window cache, `fp8` or `bf16`.
         page: entries per page of it.
         eps: added to the mean of squares.
-        small_tokens: the largest T that runs with the small tile.
-        small_warps: warps per block of the small tile.
-        small_rows: rows per warp of the small tile; divides heads.
-        large_warps: the same for the large tile.
-        large_rows: the same for the large tile.
+        warps: warps per block; a warp does one row of 512.
         pdl: launch while the previous kernel of the stream drains.
     """
 
@@ -34,11 +30,7 @@ class Params(KernelParams):
     cache: str
     page: int
     eps: float
-    small_tokens: int
-    small_warps: int
-    small_rows: int
-    large_warps: int
-    large_rows: int
+    warps: int
     pdl: bool
 
 
@@ -57,8 +49,8 @@ def select(facts: NodeFacts, arch: str) -> Params | Refusal:
     for name, value, dtype, tail in expected:
         if (found := _mismatch(name, value, dtype, (q.dims[0], *tail))) is not None:
             return found
-    if not isinstance(heads, int) or heads % 4:
-        return Refusal(f"heads must be a known multiple of 4, not {heads}")
+    if not isinstance(heads, int):
+        return Refusal(f"heads must be known, not {heads}")
     if (found := _mismatch("kv_norm", kv_norm, "bf16", (HEAD_DIM,))) is not None:
         return found
     if window.format not in CACHES:
@@ -71,18 +63,7 @@ def select(facts: NodeFacts, arch: str) -> Params | Refusal:
 def choose(heads: int, cache: str, page: int, arch: str, eps: float = 1e-6) -> Params:
     """Parameters with the tiles of `dsv4c.codegen.tiles` for `arch`."""
     tile = QNORM_ROPE_KV_INSERT[arch]
-    return Params(
-        heads=heads,
-        cache=cache,
-        page=page,
-        eps=eps,
-        small_tokens=tile.small_rows_total // (heads + 1),
-        small_warps=tile.small.warps,
-        small_rows=tile.small.rows,
-        large_warps=tile.large.warps,
-        large_rows=tile.large.rows,
-        pdl=tile.pdl,
-    )
+    return Params(heads, cache, page, eps, warps=tile.warps, pdl=tile.pdl)
 
 
 def kernel_name(params: KernelParams, arch: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 from dsv4c.ir import ops as _ops
@@ -33,7 +33,7 @@ class GraphBuilder:
         self._prefix = ""
 
     @contextmanager
-    def scope(self, prefix: str, layer: int | None = None) -> Iterator[None]:
+    def scope(self, prefix: str, layer: int | None = None) -> Generator[None]:
         """Name and attribute what is built inside."""
         saved = self._prefix, self._layer
         self._prefix = f"{saved[0]}{prefix}."

@@ -38,8 +38,10 @@ class Origin:
 
 @dataclass(frozen=True)
 class Node:
-    """One operation. `impl` is set when lowered: a kernel's name or `reference`; `buffers` when
-    planned: one arena buffer per output, -1 for outputs that live elsewhere (states, views).
+    """One operation.
+
+    `impl` is set when lowered: a kernel's name or `reference`. `buffers` is set when planned: one
+    buffer per output, -1 for states, which have their own; a view has its operand's.
     """
 
     op: str
@@ -131,7 +133,9 @@ def writes(node: Node, graph: Graph) -> dict[str, str]:
     if node.body is None:
         old = [value for value in node.inputs if isinstance(graph.types[value], states)]
         return dict(zip(new, old, strict=False))
-    chain = {made: took for inner in node.body.nodes for made, took in writes(inner, node.body).items()}
+    chain = {
+        made: took for inner in node.body.nodes for made, took in writes(inner, node.body).items()
+    }
     found: dict[str, str] = {}
     for value in new:
         root = value

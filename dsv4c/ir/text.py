@@ -100,7 +100,7 @@ def parse(text: str) -> Graph:
         number, line = lines[at]
         match = _INPUT.fullmatch(line)
         if match is None:
-            raise _error(number, line, "in %NAME: TYPE = \"TENSOR\", ...")
+            raise _error(number, line, 'in %NAME: TYPE = "TENSOR", ...')
         inputs.append(match[1])
         types[match[1]] = parse_type(match[2])
         if match[3]:

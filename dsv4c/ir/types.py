@@ -142,7 +142,8 @@ def parse_type(text: str) -> Type:
     try:
         if text.startswith("weight<"):
             match = re.fullmatch(r"weight<(\w+)>\[(.*)\]", text)
-            assert match is not None and match[1] in FORMATS
+            if match is None or match[1] not in FORMATS:
+                raise ValueError(text)
             return WeightType(match[1], tuple(int(part) for part in match[2].split(",") if part))
         if text.startswith("rows<"):
             rows, width = text[5:-1].split(",")
@@ -153,10 +154,11 @@ def parse_type(text: str) -> Type:
             layout = CacheLayout(fmt, int(facts["width"]), int(facts["rope"]), int(facts["page"]))
             return CacheType(layout, int(facts.get("ring", 0)))
         match = re.fullmatch(r"(\w+)\[(.*)\]", text)
-        assert match is not None and match[1] in DTYPE_BYTES
+        if match is None or match[1] not in DTYPE_BYTES:
+            raise ValueError(text)
         dims = tuple(parse_dim(part) for part in match[2].split(",") if part.strip())
         return TensorType(match[1], dims)
-    except (AssertionError, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         raise DsvError(
             "DSV221",
             "this is not a type",

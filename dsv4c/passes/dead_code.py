@@ -22,9 +22,7 @@ class DeadCode:
         for node in reversed(graph.nodes):
             if needed.isdisjoint(node.outputs):
                 text = f"{node.kind} reaches no output"
-                remarks.append(
-                    Remark("remove_dead", "applied", node.name, node.origin.layer, text)
-                )
+                remarks.append(Remark("remove_dead", "applied", node.name, node.origin.layer, text))
                 continue
             needed.update(node.inputs)
             kept.append(node)

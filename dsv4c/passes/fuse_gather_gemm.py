@@ -26,7 +26,10 @@ class FuseGatherGemm:
 
     def run(self, graph: Graph) -> PassResult:
         return fuse_all(
-            at_stage(graph, "fused"), self.name, lambda _, node: node.op == "attention_values", _match
+            at_stage(graph, "fused"),
+            self.name,
+            lambda _, node: node.op == "attention_values",
+            _match,
         )
 
 
@@ -47,14 +50,16 @@ def _match(graph: Graph, values: Node) -> Match:
     sources = [value for gather in gathers for value in gather.inputs]
     inputs = (q, *sources, softmax.inputs[1])
     require(len(set(inputs)) == len(inputs), "two different caches and index lists", inputs)
-    return Match(KIND, (*gathers, *nodes), inputs, (values.name,), tuple(copied))
+    attrs = {"scale": scores.attrs["scale"]}
+    return Match(KIND, (*gathers, *nodes), inputs, (values.name,), tuple(copied), attrs)
 
 
 def _gathers(
     graph: Graph, rows: str, index: str, nodes: list[Node], copied: list[Node]
 ) -> list[Node]:
-    """The gathers behind `rows`. Their concat joins `nodes`, that of the indices `copied`, since
-    layers of one kind share it.
+    """The gathers behind `rows`; their concat joins `nodes`.
+
+    The concat of the indices joins `copied`: layers of one kind share it.
     """
     joined = graph.producers.get(rows)
     if joined is None or joined.op != "concat":
@@ -64,7 +69,11 @@ def _gathers(
     indices = producer(graph, index, "concat")
     gathers = [producer(graph, value, "gather_rows") for value in joined.inputs]
     asked = tuple(gather.inputs[1] for gather in gathers)
-    require(asked == indices.inputs, f"rows and indices joined in the same order {asked}", indices.inputs)
+    require(
+        asked == indices.inputs,
+        f"rows and indices joined in the same order {asked}",
+        indices.inputs,
+    )
     nodes.append(joined)
     copied.append(indices)
     return gathers

@@ -1,6 +1,6 @@
 """Inverse RoPE of the attention output goes into the grouped output projection.
 
-    rope(inverse) -> view -> grouped_linear      becomes      fused.inverse_rope_wo_a
+rope(inverse) -> view -> grouped_linear      becomes      fused.inverse_rope_wo_a
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Query norm + RoPE, and KV norm + RoPE + quantise + window insert, in one kernel.
 
-    q  -> head_norm -> rope -> attention_scores        q'      <- fused.qnorm_rope_kv_insert
-    kv -> rms_norm  -> rope -> insert_rows(window)     window' <-
+q  -> head_norm -> rope -> attention_scores        q'      <- fused.qnorm_rope_kv_insert
+kv -> rms_norm  -> rope -> insert_rows(window)     window' <-
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def _match(graph: Graph, insert: Node) -> Match:
         (q_norm, q_rope, kv_norm, kv_rope, insert),
         (q_norm.inputs[0], *kv_norm.inputs, angles, cache, slot),
         (q_rope.name, insert.name),
+        attrs={"eps": q_norm.attrs["eps"]},
     )
 
 
@@ -64,7 +65,9 @@ def _query(graph: Graph, insert: Node) -> str:
         if op == "concat" and not users:
             continue
         if not users:
-            raise Refused(f"expected %{value} to reach attention_scores through {op}, got no such user")
+            raise Refused(
+                f"expected %{value} to reach attention_scores through {op}, got no such user"
+            )
         if op == "attention_scores":
             return users[0].inputs[0]
         value = users[0].name

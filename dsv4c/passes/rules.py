@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from dsv4c.ir.graph import Graph, Node, Origin, dependence, sort_nodes
+from dsv4c.ir.graph import Attr, Graph, Node, Origin, dependence, sort_nodes
 from dsv4c.passes.base import PassResult, Remark
 
 
@@ -15,7 +15,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Nodes to fuse, and the order of the fused node's operands and results.
+    """Nodes to fuse, the order of the fused node's operands and results, and its attributes.
 
     `copied` are cheap pure nodes that the body computes again: they may have users elsewhere.
     """
@@ -25,6 +25,7 @@ class Match:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     copied: tuple[Node, ...] = ()
+    attrs: Mapping[str, Attr] = field(default_factory=dict[str, Attr])
 
 
 def producer(graph: Graph, value: str, op: str) -> Node:
@@ -40,7 +41,9 @@ def only_user(graph: Graph, value: str, user: Node) -> None:
     """Nobody but `user` may need a value that a fusion removes. Raises Refused."""
     others = [node.name for node in graph.consumers.get(value, ()) if node is not user]
     if others:
-        raise Refused(f"expected %{value} to be used only by %{user.name}, also used by %{others[0]}")
+        raise Refused(
+            f"expected %{value} to be used only by %{user.name}, also used by %{others[0]}"
+        )
     if value in graph.outputs:
         raise Refused(f"expected %{value} to be used only by %{user.name}, the graph returns it")
 
@@ -75,7 +78,8 @@ def fuse(graph: Graph, match: Match) -> Graph:
         {value: graph.types[value] for value in values},
     )
     origin = Origin().union(part.origin for part in parts)
-    node = Node("fused", match.inputs, match.outputs, {"kind": match.kind}, origin, body)
+    attrs: dict[str, Attr] = {"kind": match.kind, **match.attrs}
+    node = Node("fused", match.inputs, match.outputs, attrs, origin, body)
     nodes = list(graph.nodes)
     nodes[inside[-1]] = node
     kept = [one for i, one in enumerate(nodes) if i not in inside[:-1]]
@@ -131,4 +135,3 @@ def chain_up(graph: Graph, value: str, ops: Sequence[str]) -> list[Node]:
         found.append(node)
         value = node.inputs[0]
     return found
-

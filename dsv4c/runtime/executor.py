@@ -97,7 +97,9 @@ class Executor:
             type_ = self.graph.types[value]
             if isinstance(type_, TensorType):
                 shape = [evaluate(dim, env) for dim in type_.dims]
-                made = torch.empty(shape, dtype=TORCH_DTYPES[type_.dtype], device=arguments[0].device)
+                made = torch.empty(
+                    shape, dtype=TORCH_DTYPES[type_.dtype], device=arguments[0].device
+                )
                 results.append(made)
                 arguments.append(made)
             else:

@@ -28,7 +28,9 @@ def sample(
     """
     if temperature == 0:
         return int((logits == logits.max()).nonzero()[0])
-    probs, order = (logits.double().cpu() / temperature).softmax(-1).sort(descending=True, stable=True)
+    probs, order = (
+        (logits.double().cpu() / temperature).softmax(-1).sort(descending=True, stable=True)
+    )
     before = probs.cumsum(-1) - probs
     kept = torch.where(before < top_p, probs, 0.0)
     return int(order[torch.multinomial(kept, 1, generator=generator)])

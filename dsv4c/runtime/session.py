@@ -172,7 +172,10 @@ class Session:
         check_sampling(temperature, top_p)
         if max_new_tokens < 0:
             raise DsvError(
-                "DSV101", "max_new_tokens is negative", expected="0 or more", found=str(max_new_tokens)
+                "DSV101",
+                "max_new_tokens is negative",
+                expected="0 or more",
+                found=str(max_new_tokens),
             )
         prompt = self._checked(ids)
         limit = self.slots.max_tokens
@@ -210,7 +213,9 @@ class Session:
     def _checked(self, ids: Sequence[int]) -> list[int]:
         tokens = [int(token) for token in ids]
         if not tokens:
-            raise DsvError("DSV241", "there are no token ids", expected="at least one", found="none")
+            raise DsvError(
+                "DSV241", "there are no token ids", expected="at least one", found="none"
+            )
         for place, token in enumerate(tokens):
             if not 0 <= token < self.vocab_size:
                 raise DsvError(

@@ -54,7 +54,12 @@ register(
 
 
 def entry_slots(
-    ctx: Context, pos: torch.Tensor, slot: torch.Tensor, block_table: torch.Tensor, ratio: int, page: int
+    ctx: Context,
+    pos: torch.Tensor,
+    slot: torch.Tensor,
+    block_table: torch.Tensor,
+    ratio: int,
+    page: int,
 ) -> torch.Tensor:
     entry = pos // ratio
     index = block_table[slot, entry // page] * page + entry % page
@@ -74,7 +79,12 @@ register(
 
 
 def visible_entries(
-    ctx: Context, pos: torch.Tensor, slot: torch.Tensor, block_table: torch.Tensor, ratio: int, page: int
+    ctx: Context,
+    pos: torch.Tensor,
+    slot: torch.Tensor,
+    block_table: torch.Tensor,
+    ratio: int,
+    page: int,
 ) -> torch.Tensor:
     pages = block_table[slot][:, :, None] * page + torch.arange(page, device=pos.device)
     index = pages.flatten(1)

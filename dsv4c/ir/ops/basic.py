@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dsv4c.ir.values import Context, Weight
 from dsv4c.ir.op import Arg, OpSpec, register
+from dsv4c.ir.values import Context, Weight
 
 
 def embed(ctx: Context, ids: torch.Tensor, table: Weight) -> torch.Tensor:

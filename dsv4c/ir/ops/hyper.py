@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dsv4c.ir.values import Context, Weight
 from dsv4c.ir.op import Arg, OpSpec, register
+from dsv4c.ir.values import Context, Weight
 
 
 def expand_streams(ctx: Context, x: torch.Tensor, streams: int) -> torch.Tensor:
@@ -43,7 +43,13 @@ register(
 
 
 def mhc_coefficients(
-    ctx: Context, mix: torch.Tensor, base: Weight, scale: Weight, streams: int, iters: int, eps: float
+    ctx: Context,
+    mix: torch.Tensor,
+    base: Weight,
+    scale: Weight,
+    streams: int,
+    iters: int,
+    eps: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     n = streams
     mix, b, s = mix.to(ctx.compute), base.dense(ctx.compute), scale.dense(ctx.compute)

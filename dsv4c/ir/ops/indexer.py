@@ -81,8 +81,12 @@ register(
         (Arg("scores", "T page*P", dtype="f32"),),
         index_scores,
         attrs={"ratio": int, "page": int, "scale": float},
-        flops=lambda dims, attrs: 2.0 * dims["T"] * dims["P"] * dims["page"] * dims["h"] * (dims["d"] + 1),
-        traffic=lambda dims, attrs: 1.0 * dims["T"] * dims["P"] * dims["page"] * dims["entry_bytes"],
+        flops=lambda dims, attrs: (
+            2.0 * dims["T"] * dims["P"] * dims["page"] * dims["h"] * (dims["d"] + 1)
+        ),
+        traffic=lambda dims, attrs: (
+            1.0 * dims["T"] * dims["P"] * dims["page"] * dims["entry_bytes"]
+        ),
     )
 )
 

@@ -66,9 +66,7 @@ register(
 )
 
 
-def expert_linear(
-    ctx: Context, x: torch.Tensor, w: Weight, experts: torch.Tensor
-) -> torch.Tensor:
+def expert_linear(ctx: Context, x: torch.Tensor, w: Weight, experts: torch.Tensor) -> torch.Tensor:
     tokens, k = experts.shape
     weight = w.dense(ctx.compute)
     x = (x if x.dim() == 3 else x[:, None].expand(-1, k, -1)).to(ctx.compute)

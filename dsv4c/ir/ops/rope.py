@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from dsv4c.ir.values import Context
 from dsv4c.ir.op import Arg, OpSpec, register
+from dsv4c.ir.values import Context
 
 
 def rope_frequencies(

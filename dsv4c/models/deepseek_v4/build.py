@@ -82,7 +82,7 @@ class _Model:
         return self.g.weight(name, WeightType(source.format, tuple(source.shape)), tensors)
 
     def site(self, streams: str, number: int, part: str, layer: LayerConfig) -> str:
-        """mHC around attention or MoE: collapse the streams, run the part, spread its result."""
+        """Hyper-connections around attention or MoE: collapse the streams, run the part, spread its result."""
         g, c, prefix = self.g, self.c, f"layers.{number}."
         with g.scope(part):
             fn, base, scale = (self.w(f"{prefix}hc_{part}_{x}") for x in ("fn", "base", "scale"))
@@ -245,7 +245,14 @@ class _Model:
             bias = self.w(f"{prefix}gate.bias")
             experts, weights = g.add_many("route_learned", names, logits, bias, **route)
         gate, up = (
-            g.add("expert_linear", name, x, self.w(f"{prefix}experts.{w}"), experts, dtype=self.o.dtype)
+            g.add(
+                "expert_linear",
+                name,
+                x,
+                self.w(f"{prefix}experts.{w}"),
+                experts,
+                dtype=self.o.dtype,
+            )
             for name, w in (("gate", "w1"), ("up", "w3"))
         )
         a = g.add("routed_swiglu", "act", gate, up, weights, limit=c.swiglu_limit)

@@ -1,0 +1,282 @@
+"""The Python API: `compile` a checkpoint into a plan, `load_plan` to run it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import dsv4c
+from dsv4c.checkpoint.reader import Checkpoint
+from dsv4c.codegen.build import build_kernels
+from dsv4c.codegen.cache import META, SOURCE, CacheEntry, KernelCache
+from dsv4c.codegen.kernel import KernelSource
+from dsv4c.codegen.link import link_library
+from dsv4c.codegen.lower import TARGETS, kernel_sources
+from dsv4c.errors import DsvError
+from dsv4c.events import EventLog
+from dsv4c.ir.graph import Graph
+from dsv4c.ir.text import show
+from dsv4c.ir.types import CacheType, RowsType
+from dsv4c.models.deepseek_v4.build import BuildOptions, build_graph, check_supported
+from dsv4c.models.deepseek_v4.config import ModelConfig, load_config
+from dsv4c.models.deepseek_v4.names import read_ledger
+from dsv4c.passes.assign_buffers import buffer_sizes
+from dsv4c.passes.base import PassRecord, run_passes
+from dsv4c.pipeline import pipeline
+from dsv4c.plan import manifest
+from dsv4c.plan.files import MANIFEST, replaced_folder, sha256
+from dsv4c.plan.plan import Plan
+from dsv4c.plan.weights import write_weights
+from dsv4c.report.passes import record_pass
+
+Progress = Callable[[str, int, int], None]
+LIBRARY = "kernels/library.so"
+_DTYPES = {"bfloat16": "bf16", "float32": "f32"}
+_CACHES = ("fp8", "bf16", "f32")
+_COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
+_TOOLS = ("torch", "nvidia-cutlass-dsl", "apache-tvm-ffi", "jinja2", "safetensors")
+
+
+def compile(
+    model: str | Path,
+    out: str | Path,
+    target: str = "cpu",
+    kv_cache: str = "fp8",
+    dtype: str = "bfloat16",
+    progress: Progress | None = None,
+    *,
+    jobs: int | None = None,
+    frozen: bool | None = None,
+) -> Plan:
+    """Compile a checkpoint into a plan folder. Needs no GPU for any target.
+
+    Args:
+        model: folder of the checkpoint: config.json and safetensors, official, ModelOpt or
+            transformers names.
+        out: folder of the plan; an earlier plan there is replaced when the new one is whole.
+        target: `cpu`, `sm_90a` or `sm_100a`.
+        kv_cache: format of cached entries, `fp8` (584 bytes each), `bf16` or `f32`.
+        dtype: activations between nodes, `bfloat16` or `float32`.
+        progress: called with (phase, done, total).
+        jobs: kernels compiled at once; the setting DSV4C_JOBS by default.
+        frozen: fail instead of compiling a kernel that the cache lacks; DSV4C_FROZEN by default.
+
+    Returns:
+        The plan, loaded.
+
+    Raises:
+        DsvError: DSV101, DSV102 (arguments), DSV20x (config), DSV21x (checkpoint), DSV30x (not
+            supported), DSV40x (kernels), DSV603 (disk).
+    """
+    options = _options(target, kv_cache, dtype)
+    report = progress or (lambda phase, done, total: None)
+    model, out = Path(model), Path(out)
+    with replaced_folder(out) as work, EventLog(work / "events.jsonl") as log:
+        with log.phase("read checkpoint"):
+            config = load_config(model)
+            check_supported(config, options)
+            checkpoint = Checkpoint.open(model)
+            ledger = read_ledger(config, checkpoint)
+        log.event(
+            "ignored", tensors=len(ledger.ignored), reasons=sorted(set(ledger.ignored.values()))
+        )
+        with log.phase("build graph"):
+            graph = build_graph(config, ledger.weights, options)
+        with log.phase("passes"):
+            passes = _run_passes(work, graph, target, options, log, report)
+            graph = passes.graph
+        with log.phase("kernels"):
+            kernels = _build(work, graph, target, jobs, frozen, log, report)
+        with log.phase("weights"):
+            weights = write_weights(
+                work, graph, checkpoint, ledger.weights, lambda n, of: report("weights", n, of)
+            )
+        with log.phase("manifest"):
+            for name in _COPIED:
+                if (model / name).is_file():
+                    shutil.copyfile(model / name, work / name)
+        log.close()
+        files = _hashes(work)
+        made = manifest.Manifest(
+            schema=manifest.SCHEMA,
+            dsv4c=dsv4c.__version__,
+            target=target,
+            tools=_tools(),
+            model=_model(model, config, work),
+            options=manifest.Options(options.dtype, options.kv_cache, options.chunk),
+            kernels=kernels,
+            library=LIBRARY if kernels else None,
+            passes=passes.entries,
+            schedule=_schedule(graph),
+            states=_states(graph),
+            buffers=buffer_sizes(graph, _largest_step(options)),
+            weights=weights,
+            files=files,
+            phases={name: round(seconds, 6) for name, seconds in log.summary()},
+        )
+        (work / MANIFEST).write_bytes(manifest.encode(made))
+    return Plan(out, made, graph)
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan folder and check every file against its recorded hash.
+
+    No native code is opened before a session is made. Raises DsvError DSV231, DSV232, DSV233.
+    """
+    return Plan.load(Path(path))
+
+
+def _options(target: str, kv_cache: str, dtype: str) -> BuildOptions:
+    for name, value, allowed, code in (
+        ("target", target, TARGETS, "DSV302"),
+        ("kv_cache", kv_cache, _CACHES, "DSV101"),
+        ("dtype", dtype, tuple(_DTYPES), "DSV101"),
+    ):
+        if value not in allowed:
+            raise DsvError(
+                code, f"unknown {name}", expected=" or ".join(allowed), found=repr(value)
+            )
+    return BuildOptions(_DTYPES[dtype], kv_cache)
+
+
+def _largest_step(options: BuildOptions) -> dict[str, int]:
+    """The step that manifest buffers are sized for: a full chunk, 16 pages of context."""
+    return {"T": options.chunk, "R": options.chunk, "S": 8, "P": 16, "N": 128}
+
+
+class _Passes:
+    """Runs the pipeline; keeps the last graph and the manifest's entries."""
+
+    def __init__(self, graph: Graph, entries: list[manifest.Pass]) -> None:
+        self.graph, self.entries = graph, entries
+
+
+def _run_passes(
+    work: Path, graph: Graph, target: str, options: BuildOptions, log: EventLog, report: Progress
+) -> _Passes:
+    (work / "ir").mkdir()
+    (work / "ir" / "00_model.ir").write_text(show(graph), encoding="utf-8")
+    entries: list[manifest.Pass] = []
+    passes = pipeline(target, _largest_step(options))
+
+    def observe(record: PassRecord) -> None:
+        name = f"ir/{record.index:02d}_{record.name}.ir" if record.modified else None
+        if name is not None:
+            (work / name).write_text(show(record.graph), encoding="utf-8")
+        record_pass(log, record)
+        counts = [remark.status for remark in record.remarks]
+        entries.append(
+            manifest.Pass(
+                record.index,
+                record.name,
+                record.modified,
+                record.nodes_before,
+                record.nodes_after,
+                round(record.seconds, 6),
+                counts.count("applied"),
+                counts.count("refused"),
+                name,
+            )
+        )
+        report("passes", record.index, len(passes))
+
+    final, _ = run_passes(graph, passes, observe)
+    return _Passes(final, entries)
+
+
+def _build(
+    work: Path,
+    graph: Graph,
+    target: str,
+    jobs: int | None,
+    frozen: bool | None,
+    log: EventLog,
+    report: Progress,
+) -> list[manifest.Kernel]:
+    """Compile and link the kernels of a lowered graph into the plan."""
+    if target == "cpu":
+        return []
+    sources = kernel_sources(graph, target)
+    done: list[str] = []
+
+    def built(name: str, status: str, seconds: float) -> None:
+        done.append(name)
+        log.event("kernel", name=name, status=status, seconds=round(seconds, 6))
+        report("kernels", len(done), len(sources))
+
+    entries = build_kernels(
+        list(sources.values()), cache=KernelCache(), workers=jobs, frozen=frozen, progress=built
+    )
+    for source, entry in zip(sources.values(), entries, strict=True):
+        folder = work / "kernels" / source.name
+        folder.mkdir(parents=True)
+        (folder / SOURCE).write_text(source.text, encoding="utf-8")
+        shutil.copyfile(entry.folder / META, folder / META)
+    if entries:
+        link_library([entry.object for entry in entries], work / LIBRARY)
+    users = {name: [node.name for node in graph.nodes if node.impl == name] for name in sources}
+    return [
+        _kernel(source, entry, users[source.name])
+        for source, entry in zip(sources.values(), entries, strict=True)
+    ]
+
+
+def _kernel(source: KernelSource, entry: CacheEntry, nodes: list[str]) -> manifest.Kernel:
+    resources = entry.resources
+    return manifest.Kernel(
+        source.name,
+        source.kind,
+        source.arch,
+        dict(source.params),
+        entry.folder.name,
+        nodes,
+        resources.registers,
+        resources.spills,
+        resources.smem,
+    )
+
+
+def _model(path: Path, config: ModelConfig, work: Path) -> manifest.Model:
+    return manifest.Model(
+        path.resolve().name,
+        sha256(work / "config.json"),
+        config.vocab_size,
+        len(config.layers),
+        config.max_position_embeddings,
+        list(config.eos_token_ids),
+    )
+
+
+def _schedule(graph: Graph) -> list[manifest.Step]:
+    return [
+        manifest.Step(node.name, node.kind, node.impl, node.origin.layer, list(node.buffers))
+        for node in graph.nodes
+    ]
+
+
+def _states(graph: Graph) -> list[manifest.State]:
+    states: list[manifest.State] = []
+    for name in graph.states:
+        type_ = graph.types[name]
+        assert isinstance(type_, CacheType | RowsType)
+        slot, page = type_.nbytes({"S": 1, "N": 0}), type_.nbytes({"S": 0, "N": 1})
+        states.append(manifest.State(name, str(type_), slot, page))
+    return states
+
+
+def _hashes(work: Path) -> dict[str, str]:
+    files = sorted(path for path in work.rglob("*") if path.is_file())
+    return {path.relative_to(work).as_posix(): sha256(path) for path in files}
+
+
+def _tools() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _TOOLS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

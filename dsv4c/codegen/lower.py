@@ -1,0 +1,103 @@
+"""Lowering: what runs each node. Fused nodes get a kernel if a template takes them.
+
+On `cpu` every node runs by its reference. On a GPU target a node without a kernel does too, on the
+GPU, and the plan counts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from dsv4c.codegen.kernel import KernelSource, NodeFacts, Refusal, ValueFacts, family, kinds
+from dsv4c.codegen.render import render
+from dsv4c.ir.graph import Graph, Node
+from dsv4c.ir.types import CacheType, Dims, RowsType, TensorType, Type
+from dsv4c.ir.weight_formats import FORMATS
+from dsv4c.passes.base import PassResult, Remark, at_stage
+
+REFERENCE = "reference"
+TARGETS = ("cpu", "sm_90a", "sm_100a")
+_DTYPES = {"fp8": "u8", "mxfp4": "u8", "bf16": "bf16", "f32": "f32"}
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Chooses a template for each fused node; the remark says which, or why none."""
+
+    target: str = "cpu"
+    name: str = "lower"
+
+    def run(self, graph: Graph) -> PassResult:
+        nodes: list[Node] = []
+        remarks: list[Remark] = []
+        for node in graph.nodes:
+            impl = REFERENCE
+            if self.target != "cpu" and node.body is not None:
+                chosen = _choose(node, graph, self.target)
+                applied = isinstance(chosen, KernelSource)
+                impl = chosen.name if isinstance(chosen, KernelSource) else REFERENCE
+                text = impl if isinstance(chosen, KernelSource) else chosen.reason
+                status = "applied" if applied else "refused"
+                remarks.append(Remark(self.name, status, node.name, node.origin.layer, text))
+            nodes.append(replace(node, impl=impl))
+        return PassResult(at_stage(graph.with_nodes(nodes), "lowered"), True, tuple(remarks))
+
+
+def kernel_sources(graph: Graph, target: str) -> dict[str, KernelSource]:
+    """The rendered kernels that a lowered graph names, with every user in their headers."""
+    users: dict[str, list[Node]] = {}
+    for node in graph.nodes:
+        if node.impl != REFERENCE:
+            users.setdefault(node.impl, []).append(node)
+    sources: dict[str, KernelSource] = {}
+    for name, nodes in users.items():
+        provenance = [
+            f"%{node.name} ({', '.join(node.origin.tensors) or 'no weights'})" for node in nodes
+        ]
+        source = _choose(nodes[0], graph, target, provenance)
+        assert isinstance(source, KernelSource), source
+        sources[name] = source
+    return sources
+
+
+def _choose(
+    node: Node, graph: Graph, target: str, provenance: list[str] | None = None
+) -> KernelSource | Refusal:
+    kind = str(node.attrs["kind"])
+    if kind not in kinds():
+        return Refusal(f"there is no template for {kind}")
+    params = family(kind).select(node_facts(node, graph.types), target)
+    if isinstance(params, Refusal):
+        return params
+    return render(kind, params, target, provenance or [])
+
+
+def node_facts(node: Node, types: Mapping[str, Type]) -> NodeFacts:
+    """A fused node as templates see it."""
+    attrs = {k: v for k, v in node.attrs.items() if k != "kind" and not isinstance(v, tuple)}
+    return NodeFacts(
+        str(node.attrs["kind"]),
+        tuple(_facts(types[value]) for value in node.inputs),
+        tuple(_facts(types[value]) for value in node.outputs),
+        attrs,
+    )
+
+
+def _facts(type_: Type) -> ValueFacts:
+    if isinstance(type_, TensorType):
+        return ValueFacts("tensor", type_.dtype, _plain(type_.dims))
+    if isinstance(type_, RowsType):
+        return ValueFacts("state", "f32", ("S", type_.rows, type_.width))
+    if isinstance(type_, CacheType):
+        layout = type_.layout
+        coded = layout.format in ("fp8", "mxfp4")
+        dims = ("pages", layout.page_bytes) if coded else ("pages", layout.page, layout.width)
+        dtype = _DTYPES[layout.format]
+        return ValueFacts("state", dtype, dims, layout.format, layout.page, layout.rope)
+    dtype = type_.format if len(FORMATS[type_.format].components) == 1 else "u8"
+    return ValueFacts("weight", dtype, type_.dims, type_.format)
+
+
+def _plain(dims: Dims) -> tuple[int | str, ...]:
+    return tuple(dim if isinstance(dim, int) else str(dim) for dim in dims)

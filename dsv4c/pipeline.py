@@ -1,0 +1,39 @@
+"""The pass list: what happens to a graph between the builder and the plan, top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dsv4c.codegen.lower import Lower
+from dsv4c.passes.assign_buffers import AssignBuffers
+from dsv4c.passes.base import Pass
+from dsv4c.passes.canonicalize import Canonicalize
+from dsv4c.passes.common_subexpressions import CommonSubexpressions
+from dsv4c.passes.dead_code import DeadCode
+from dsv4c.passes.fuse_gather_gemm import FuseGatherGemm
+from dsv4c.passes.fuse_inverse_rope_wo_a import FuseInverseRopeWoA
+from dsv4c.passes.fuse_qnorm_rope_quant import FuseQnormRopeQuant
+
+
+def pipeline(target: str, env: Mapping[str, int]) -> tuple[Pass, ...]:
+    """Passes in order.
+
+    Args:
+        target: `cpu`, `sm_90a` or `sm_100a`.
+        env: the largest step, for the sizes of buffers.
+    """
+    return (
+        # stage model: one spelling, nothing twice, nothing unused
+        Canonicalize(),
+        CommonSubexpressions(),
+        DeadCode(),
+        # stage fused
+        FuseQnormRopeQuant(),  # q norm + RoPE; kv norm + RoPE + quantise + window insert
+        FuseGatherGemm(),  # gather + QK^T + softmax with sink + PV
+        FuseInverseRopeWoA(),  # inverse RoPE + grouped wo_a
+        DeadCode(),
+        # stage lowered: a template for each fused node
+        Lower(target),
+        # stage planned: buffers
+        AssignBuffers(env),
+    )

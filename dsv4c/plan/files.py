@@ -1,0 +1,126 @@
+"""Files of a plan folder: relative names, hashes, and replacing a folder as a whole."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from dsv4c.errors import DsvError
+
+MANIFEST = "manifest.json"
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def inside(root: Path, name: str) -> Path:
+    """The file `name` of a plan: a plain relative path to a regular file, no link on the way.
+
+    Raises:
+        DsvError: DSV231 otherwise, or if it does not exist.
+    """
+    parts = name.split("/")
+    if not all(_PART.fullmatch(part) for part in parts):
+        raise _malformed(root, "a plain relative file name", repr(name))
+    path = root
+    for part in parts:
+        path = path / part
+        try:
+            mode = path.lstat().st_mode
+        except OSError as error:
+            raise _malformed(root, f"the file {name}", error.strerror or "nothing") from error
+        wanted = stat.S_ISREG(mode) if part == parts[-1] else stat.S_ISDIR(mode)
+        if not wanted:
+            raise _malformed(root, f"{name} to be a regular file", "a link or a special file")
+    return path
+
+
+def verify_files(root: Path, files: dict[str, str]) -> None:
+    """Raise DsvError DSV231 or DSV232 unless every file is there with its recorded hash."""
+    for name, digest in files.items():
+        path = inside(root, name)
+        found = sha256(path)
+        if found != digest:
+            raise DsvError(
+                "DSV232",
+                "a file of the plan differs from its recorded hash",
+                where=str(path),
+                expected=f"sha256 {digest}",
+                found=found,
+                hint="the file was changed or damaged; compile the plan again",
+            )
+
+
+@contextmanager
+def replaced_folder(out: Path) -> Generator[Path]:
+    """A new folder beside `out` that takes its place when the body ends well, else vanishes.
+
+    Raises:
+        DsvError: DSV102 if `out` exists and is no plan; DSV603 if the disk refuses.
+    """
+    if out.exists() or out.is_symlink():
+        known = (out / MANIFEST).is_file() or (out.is_dir() and not any(out.iterdir()))
+        if not known:
+            raise DsvError(
+                "DSV102",
+                "the output path exists and is not a plan",
+                where=str(out),
+                expected="a new path, an empty folder or an earlier plan",
+                hint="choose another path",
+            )
+    work: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        work.chmod(0o755)
+        yield work
+        _swap(work, out)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        raise DsvError(
+            "DSV603",
+            "the disk is full" if full else "the plan cannot be written",
+            where=str(error.filename or out),
+            found=error.strerror or str(error),
+            hint="free disk space, or choose another place",
+        ) from error
+    finally:
+        if work is not None:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _swap(work: Path, out: Path) -> None:
+    old: Path | None = None
+    if out.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
+        os.replace(out, old)  # noqa: PTH105  (replaces the empty folder that mkdtemp made)
+    try:
+        os.replace(work, out)  # noqa: PTH105
+    except OSError:
+        if old is not None:
+            os.replace(old, out)  # noqa: PTH105
+        raise
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _malformed(root: Path, expected: str, found: str) -> DsvError:
+    return DsvError(
+        "DSV231",
+        "the plan is incomplete or malformed",
+        where=str(root),
+        expected=expected,
+        found=found,
+        hint="compile the plan again",
+    )

@@ -1,0 +1,119 @@
+"""manifest.json: what a plan folder holds. Decoded strictly, before anything else is opened."""
+
+from __future__ import annotations
+
+import msgspec
+
+SCHEMA = "dsv4c.plan/1"
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model behind the plan: its name, and what a session must know of its config."""
+
+    name: str
+    config_sha256: str
+    vocab_size: int
+    layers: int
+    max_position_embeddings: int
+    eos_token_ids: list[int]
+
+
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `compile` was asked for. `dtype` is `bf16` or `f32`."""
+
+    dtype: str
+    kv_cache: str
+    chunk: int
+
+
+class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One generated kernel. Its source is `kernels/NAME/source.py`; resources are per thread or block."""
+
+    name: str
+    kind: str
+    arch: str
+    params: dict[str, int | float | str | bool]
+    cache_key: str
+    nodes: list[str]
+    registers: int
+    spills: int
+    smem: int
+
+
+class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One stored tensor of a weight."""
+
+    tensor: str
+    file: str
+    dtype: str
+    shape: list[int]
+
+
+class Weight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One weight: its format, logical dims, stored components and checkpoint tensors."""
+
+    format: str
+    dims: list[int]
+    components: list[Component]
+    sources: list[str]
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One entry of the schedule: a node, what runs it, where its results lie."""
+
+    node: str
+    kind: str
+    impl: str
+    layer: int | None
+    buffers: list[int]
+
+
+class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Geometry of one state; `type` is its IR type."""
+
+    name: str
+    type: str
+    bytes_per_slot: int
+    bytes_per_page: int
+
+
+class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One pass: what it changed, how long it took, how often each of its rules did what."""
+
+    index: int
+    name: str
+    modified: bool
+    nodes_before: int
+    nodes_after: int
+    seconds: float
+    applied: int
+    refused: int
+    ir: str | None
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything about a plan but its weights and code.
+
+    `files` has the SHA-256 of every other file of the folder, by relative path.
+    """
+
+    schema: str
+    dsv4c: str
+    target: str
+    tools: dict[str, str]
+    model: Model
+    options: Options
+    kernels: list[Kernel]
+    library: str | None
+    passes: list[Pass]
+    schedule: list[Step]
+    states: list[State]
+    buffers: list[int]
+    weights: dict[str, Weight]
+    files: dict[str, str]
+    phases: dict[str, float]
+
+
+def encode(manifest: Manifest) -> bytes:
+    """Indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"

@@ -1,0 +1,181 @@
+"""A loaded plan: manifest, graph, and on demand its weights, kernels and sessions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+
+from dsv4c.errors import DsvError
+from dsv4c.ir.graph import Graph
+from dsv4c.ir.text import parse
+from dsv4c.ir.types import CacheType, RowsType
+from dsv4c.ir.values import State, Weight
+from dsv4c.ir.verify import verify
+from dsv4c.plan import manifest
+from dsv4c.plan.files import MANIFEST, inside, verify_files
+from dsv4c.plan.weights import read_weights
+from dsv4c.runtime.executor import REFERENCE, Executor
+from dsv4c.runtime.kernels import Kernel, KernelLibrary
+from dsv4c.runtime.memory import check_memory, session_bytes
+
+if TYPE_CHECKING:
+    from dsv4c.runtime.session import Session
+
+_CAPABILITIES = {"sm_90a": (9, 0), "sm_100a": (10, 0)}
+
+
+class Plan:
+    """A plan folder whose files were verified.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.
+        graph: the graph at stage `planned`.
+        target: `cpu`, `sm_90a` or `sm_100a`.
+    """
+
+    def __init__(self, path: Path, manifest_: manifest.Manifest, graph: Graph) -> None:
+        self.path, self.manifest, self.graph = path, manifest_, graph
+        self.target = manifest_.target
+        self._weights: dict[str, Weight] = {}
+        self._kernels: Mapping[str, Kernel] | None = None
+
+    @classmethod
+    def load(cls, path: Path) -> Plan:
+        """Read and check a plan folder; no native code is opened.
+
+        Raises:
+            DsvError: DSV231 (missing, malformed), DSV232 (a file was changed), DSV233 (another
+                version of the format), DSV221, DSV222 (its graph is invalid).
+        """
+        if not (path / MANIFEST).is_file():
+            raise DsvError(
+                "DSV231",
+                "there is no plan here",
+                where=str(path),
+                expected=f"a folder with {MANIFEST}",
+                found="a folder without it" if path.is_dir() else "no folder",
+                hint="dsv4c compile MODEL -o PLAN makes one",
+            )
+        read = _decode(inside(path, MANIFEST))
+        verify_files(path, read.files)
+        last = [one.ir for one in read.passes if one.ir is not None]
+        graph = parse(inside(path, last[-1]).read_text(encoding="utf-8"))
+        verify(graph)
+        steps = [(node.name, node.impl) for node in graph.nodes]
+        if graph.stage != "planned" or steps != [(step.node, step.impl) for step in read.schedule]:
+            raise DsvError(
+                "DSV231",
+                "the plan's schedule and its graph disagree",
+                where=str(path),
+                hint="compile the plan again",
+            )
+        return cls(path, read, graph)
+
+    @property
+    def reference_nodes(self) -> int:
+        """Nodes that run by their torch reference instead of a kernel."""
+        return sum(node.impl == REFERENCE for node in self.graph.nodes)
+
+    def device(self) -> torch.device:
+        """Where the plan runs. Raises DsvError DSV601 (no GPU) or DSV233 (another GPU)."""
+        if self.target == "cpu":
+            return torch.device("cpu")
+        if not torch.cuda.is_available():
+            raise DsvError(
+                "DSV601",
+                "the plan needs a GPU and there is none",
+                where=str(self.path),
+                expected=f"a GPU of {self.target}",
+                hint="compile with --target cpu to run here",
+            )
+        found = torch.cuda.get_device_capability()
+        if found != _CAPABILITIES[self.target]:
+            raise DsvError(
+                "DSV233",
+                "the plan was made for another GPU",
+                where=str(self.path),
+                expected=f"{self.target}, compute capability {_CAPABILITIES[self.target]}",
+                found=f"{torch.cuda.get_device_name()}, {found}",
+                hint="compile the model again for this GPU",
+            )
+        return torch.device("cuda", torch.cuda.current_device())
+
+    def weights(self) -> dict[str, Weight]:
+        """The weights on the plan's device, read once and shared by its sessions."""
+        if not self._weights:
+            entries = self.manifest.weights
+            self._weights = read_weights(self.path, self.graph, entries, self.device())
+        return self._weights
+
+    def kernels(self) -> Mapping[str, Kernel]:
+        """The loaded kernels by name. Raises DsvError DSV604."""
+        if self.manifest.library is None:
+            return {}
+        if self._kernels is None:
+            names = [kernel.name for kernel in self.manifest.kernels]
+            library = KernelLibrary(inside(self.path, self.manifest.library), names)
+            self._kernels = {name: library[name] for name in names}
+        return self._kernels
+
+    def executor(self, slots: int, pages: int) -> Executor:
+        """The graph with its weights, kernels and fresh states.
+
+        Args:
+            slots: sequences.
+            pages: logical pages of 128 tokens.
+
+        Raises:
+            DsvError: DSV602 if they do not fit the memory.
+        """
+        device = self.device()
+        needed = session_bytes(self.graph, slots, pages, self.manifest.options.chunk)
+        if self._weights:
+            needed |= {"weights": 0}
+        check_memory(needed, device)
+        env = {"S": slots, "N": pages}
+        states: dict[str, State] = {}
+        for name in self.graph.states:
+            type_ = self.graph.types[name]
+            assert isinstance(type_, CacheType | RowsType)
+            states[name] = State.allocate(type_, env, device)
+        return Executor(self.graph, self.weights(), states, self.kernels())
+
+    def session(self, max_sequences: int = 8, max_tokens: int = 2048) -> Session:
+        """A session with room for `max_sequences` sequences of `max_tokens` tokens each.
+
+        Raises:
+            DsvError: see `dsv4c.runtime.session.Session`.
+        """
+        from dsv4c.runtime.session import Session
+
+        return Session(self, max_sequences, max_tokens)
+
+
+def _decode(path: Path) -> manifest.Manifest:
+    text = path.read_bytes()
+    try:
+        head = msgspec.json.decode(text, type=dict[str, object])
+        schema = head.get("schema")
+        if schema != manifest.SCHEMA:
+            raise DsvError(
+                "DSV233",
+                "the plan was made by another version of dsv4c",
+                where=str(path),
+                expected=f"schema {manifest.SCHEMA}",
+                found=str(schema),
+                hint="compile the model again",
+            )
+        return msgspec.json.decode(text, type=manifest.Manifest)
+    except msgspec.MsgspecError as error:
+        raise DsvError(
+            "DSV231",
+            "the plan's manifest cannot be read",
+            where=str(path),
+            found=str(error),
+            hint="compile the model again",
+        ) from error

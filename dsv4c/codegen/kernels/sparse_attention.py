@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
-from dsv4c.codegen import tiles
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
+from dsv4c.codegen.tiles import SPARSE_ATTENTION
 
 KIND = "sparse_attention"
 DIM, ROPE, WINDOW = 512, 64, 128
 MAX_HEADS = 128
+CACHES = ("fp8", "bf16")
 SCALE = DIM**-0.5
 
 
@@ -35,12 +37,16 @@ class Params(KernelParams):
 def select(facts: NodeFacts, arch: str) -> Params | Refusal:
     """Parameters for inputs (q, window, window_idx[, compressed, compressed_idx], sink), output o."""
     if len(facts.inputs) not in (4, 6) or len(facts.outputs) != 1:
-        return Refusal(f"{len(facts.inputs)} inputs and {len(facts.outputs)} outputs, not 4 or 6 and 1")
+        return Refusal(
+            f"{len(facts.inputs)} inputs and {len(facts.outputs)} outputs, not 4 or 6 and 1"
+        )
     q, window, window_idx = facts.inputs[:3]
     sink = facts.inputs[-1]
     compressed = facts.inputs[3:-1]
     if q.dtype != "bf16" or facts.outputs[0].dtype != "bf16" or sink.dtype != "f32":
-        return Refusal(f"q {q.dtype}, o {facts.outputs[0].dtype}, sink {sink.dtype}: not bf16, bf16, f32")
+        return Refusal(
+            f"q {q.dtype}, o {facts.outputs[0].dtype}, sink {sink.dtype}: not bf16, bf16, f32"
+        )
     heads, dim = q.dims[1:]
     if dim != DIM:
         return Refusal(f"head dim {dim}, not {DIM}")
@@ -55,15 +61,21 @@ def select(facts: NodeFacts, arch: str) -> Params | Refusal:
         if index.dtype != "i32":
             return Refusal(f"indices of dtype {index.dtype}, not i32")
     page = compressed[0].page if compressed else 0
-    assert page is not None and window.format is not None
+    assert page is not None
+    assert window.format is not None
     scale = float(facts.attrs.get("scale", SCALE))
-    return Params(heads, window.format, page, tiles.SPARSE_ATTENTION[arch].mma, scale)
+    return choose(heads, window.format, page, arch, scale)
+
+
+def choose(heads: int, cache: str, page: int, arch: str, scale: float = SCALE) -> Params:
+    """Parameters with the tiles of `dsv4c.codegen.tiles` for `arch`."""
+    return Params(heads, cache, page, SPARSE_ATTENTION[arch].mma, scale)
 
 
 def _cache_reason(state: ValueFacts, pages: tuple[int, ...], form: str | None) -> str | None:
     """Why a cache is not taken, or None."""
-    if state.format not in ("fp8", "bf16"):
-        return f"cache format {state.format}, not fp8 or bf16"
+    if state.format not in CACHES:
+        return f"cache format {state.format}, not {' or '.join(CACHES)}"
     if state.format != form:
         return f"caches of two formats, {form} and {state.format}"
     if state.page not in pages:
@@ -73,19 +85,21 @@ def _cache_reason(state: ValueFacts, pages: tuple[int, ...], form: str | None) -
     return None
 
 
-def kernel_name(params: Params, arch: str) -> str:
+def kernel_name(params: KernelParams, arch: str) -> str:
     """`sparse_attention_h64_w128_fp8`, with `_c32` behind it for compressed pages of 32 entries."""
-    name = f"{KIND}_h{params.heads}_w{WINDOW}_{params.cache}"
-    return f"{name}_c{params.page}" if params.page else name
+    chosen = cast(Params, params)
+    name = f"{KIND}_h{chosen.heads}_w{WINDOW}_{chosen.cache}"
+    return f"{name}_c{chosen.page}" if chosen.page else name
 
 
-def context(params: Params) -> dict[str, object]:
+def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
-    tile = tiles.SPARSE_ATTENTION["sm_90a" if params.mma == "wgmma" else "sm_100a"]
+    chosen = cast(Params, params)
+    tile = SPARSE_ATTENTION["sm_90a" if chosen.mma == "wgmma" else "sm_100a"]
     return {
-        "blocks": -(-params.heads // 64),
-        "window_bytes": page_bytes(WINDOW, params.cache),
-        "page_bytes": page_bytes(params.page, params.cache),
+        "blocks": -(-chosen.heads // 64),
+        "window_bytes": page_bytes(WINDOW, chosen.cache),
+        "page_bytes": page_bytes(chosen.page, chosen.cache),
         "splits": tile.splits,
         "producer_registers": tile.producer_registers,
         "consumer_registers": tile.consumer_registers,

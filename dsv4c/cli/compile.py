@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dsv4c.cli.options import Invocation, debug_option, json_option
+from dsv4c.cli.options import Invocation, debug_option, json_option, target_option
 from dsv4c.cli.progress import progress
 from dsv4c.cli.render import emit_json, heading, table
 
@@ -21,13 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the plan."
 )
-@click.option(
-    "--target",
-    type=click.Choice(["auto", "cpu", "sm_90a", "sm_100a"]),
-    default="auto",
-    show_default=True,
-    help="auto is the GPU that is there, else cpu.",
-)
+@target_option("What the plan runs on.")
 @click.option(
     "--kv-cache",
     type=click.Choice(["fp8", "bf16", "f32"]),
@@ -63,15 +57,14 @@ def command(
     Prints which fusions happened, which kernels were generated, and where the time went. An
     existing plan at the same place is replaced when the new one is whole.
     """
-    from dsv4c import api, hardware
+    from dsv4c import api
     from dsv4c.report.compiled import compiled
 
-    chosen = hardware.default_target() if target == "auto" else target
     with progress(not as_json) as report:
         plan = api.compile(
             model,
             out,
-            target=chosen,
+            target=target,
             kv_cache=kv_cache,
             dtype=dtype,
             progress=report,
@@ -88,30 +81,31 @@ def command(
 
 
 def _print(document: Compiled) -> None:
-    click.echo(f"{document['plan']}: plan for {document['target']}")
+    click.echo(f"{document['plan']}: {document['model']} for {document['target']}")
     heading("fusions")
     table(
         ("rule", "applied", "refused"),
-        [(rule["rule"], rule["applied"], rule["refused"]) for rule in document["fusions"]],
+        [(rule["rule"], rule["applied"], rule["refused"]) for rule in document["rules"]],
     )
     heading("kernels")
     if document["kernels"]:
         table(
-            ("kernel", "nodes", "registers", "spill bytes", "smem bytes", "from"),
+            ("kernel", "nodes", "registers", "spill bytes", "shared bytes", "made"),
             [
-                (k["name"], k["nodes"], k["registers"], k["spills"], k["smem"], k["status"])
-                for k in document["kernels"]
+                (
+                    one["name"],
+                    one["nodes"],
+                    one["registers"],
+                    one["spills"],
+                    one["smem"],
+                    one["status"],
+                )
+                for one in document["kernels"]
             ],
         )
+        click.echo(f"{document['reference_nodes']} nodes have no kernel yet and run on torch")
     else:
-        click.echo(f"none: {document['target']} interprets the planned graph")
-    if document["reference_nodes"] and document["kernels"]:
-        click.echo(f"{document['reference_nodes']} nodes have no kernel and run on torch")
+        click.echo(f"none: on {document['target']} the planned graph is interpreted")
     heading("time")
-    table(
-        ("phase", "seconds"),
-        [
-            *((phase["phase"], phase["seconds"]) for phase in document["phases"]),
-            ("total", document["seconds"]),
-        ],
-    )
+    phases = [(phase["phase"], phase["seconds"]) for phase in document["phases"]]
+    table(("phase", "seconds"), [*phases, ("total", document["seconds"])])

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import click
 
-from dsv4c import settings
+from dsv4c import hardware, settings
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -72,3 +72,19 @@ def json_option(function: F) -> F:
     return click.option(
         "--json", "as_json", is_flag=True, help="Print one JSON document instead of text."
     )(function)
+
+
+def target_option(meaning: str) -> Callable[[F], F]:
+    """`--target`, which may be `auto`."""
+    return click.option(
+        "--target",
+        type=click.Choice(["auto", "cpu", "sm_90a", "sm_100a"]),
+        default="auto",
+        show_default=True,
+        help=f"{meaning} auto: the GPU that is there, else cpu.",
+        callback=_resolve_target,
+    )
+
+
+def _resolve_target(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    return hardware.default_target() if value == "auto" else value

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
-Cell = str | int | float
+Cell = str | int | float | None
 
 
 def emit_json(command: str, document: Mapping[str, object]) -> None:
@@ -20,7 +20,8 @@ def emit_json(command: str, document: Mapping[str, object]) -> None:
 def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Print rows under a header; columns of numbers are aligned to the right."""
     numeric = [
-        all(isinstance(row[column], int | float) for row in rows) for column in range(len(header))
+        all(isinstance(row[column], int | float | None) for row in rows)
+        for column in range(len(header))
     ]
     cells = [[_text(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
@@ -89,6 +90,8 @@ def layer_list(layers: Sequence[int]) -> str:
 
 
 def _text(cell: Cell) -> str:
+    if cell is None:
+        return "-"
     if isinstance(cell, float):
         return f"{cell:.3f}"
     return f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict
 
-import msgspec
-
-from dsv4c.events import Json, read_events
-from dsv4c.report.kernels import kernels_view
+from dsv4c.events import read_events
+from dsv4c.report.kernels import KernelView, kernels_view
 from dsv4c.report.passes import RuleView, passes_view
 from dsv4c.report.selection import Selection
 
@@ -19,14 +15,10 @@ if TYPE_CHECKING:
 EVERYTHING = Selection()
 
 
-class BuiltKernel(TypedDict):
-    name: str
-    nodes: int
-    registers: int
-    spills: int
-    smem: int
+class BuiltKernel(KernelView):
+    """A kernel and whether it was `compiled` or `cached`."""
+
     status: str
-    seconds: float
 
 
 class Phase(TypedDict):
@@ -36,8 +28,9 @@ class Phase(TypedDict):
 
 class Compiled(TypedDict):
     plan: str
+    model: str
     target: str
-    fusions: list[RuleView]
+    rules: list[RuleView]
     kernels: list[BuiltKernel]
     reference_nodes: int
     phases: list[Phase]
@@ -49,46 +42,25 @@ def compiled(plan: Plan, seconds: float) -> Compiled:
 
     Args:
         plan: fresh from `dsv4c.compile`.
-        seconds: wall clock of the whole command. What the event log does not cover (imports,
-            start-up) becomes the phase `start`, so the phases add up to it.
+        seconds: wall clock of the whole command. What the plan's own clock does not cover
+            (imports, the final rename) becomes the phase `start and end`, so that the phases add
+            up to it.
     """
     events = read_events(plan.path / "events.jsonl")
-    view = kernels_view(plan.graph, EVERYTHING)
-    built = {str(event["name"]): event for event in events if event["kind"] == "kernel"}
-    kernels = [
-        _kernel(plan.path, kernel["name"], kernel["nodes"], built.get(kernel["name"], {}))
-        for kernel in view["kernels"]
-    ]
+    made = {kernel.name: kernel for kernel in plan.manifest.kernels}
+    view = kernels_view(plan.graph, EVERYTHING, made)
+    status = {str(e["name"]): str(e["status"]) for e in events if e["kind"] == "kernel"}
+    phases = plan.manifest.phases
     return {
         "plan": str(plan.path),
+        "model": plan.manifest.model.name,
         "target": plan.target,
-        "fusions": passes_view(events, EVERYTHING)["rules"],
-        "kernels": kernels,
+        "rules": passes_view(events, EVERYTHING)["rules"],
+        "kernels": [BuiltKernel(**one, status=status[one["name"]]) for one in view["kernels"]],
         "reference_nodes": view["reference_nodes"],
-        "phases": _phases(events, seconds),
+        "phases": [
+            *(Phase(phase=name, seconds=spent) for name, spent in phases.items()),
+            Phase(phase="start and end", seconds=seconds - sum(phases.values())),
+        ],
         "seconds": seconds,
     }
-
-
-def _kernel(plan: Path, name: str, nodes: int, event: dict[str, Json]) -> BuiltKernel:
-    meta = json.loads((plan / "kernels" / name / "meta.json").read_text(encoding="utf-8"))
-    resources = cast("dict[str, int]", meta["resources"])
-    return {
-        "name": name,
-        "nodes": nodes,
-        "registers": resources["registers"],
-        "spills": resources["spills"],
-        "smem": resources["smem"],
-        "status": str(event.get("status", "cached")),
-        "seconds": msgspec.convert(event.get("seconds", 0.0), float),
-    }
-
-
-def _phases(events: list[dict[str, Json]], seconds: float) -> list[Phase]:
-    summary = next(event for event in reversed(events) if event["kind"] == "summary")
-    phases = msgspec.convert(summary["phases"], dict[str, float])
-    start = seconds - msgspec.convert(summary["seconds"], float)
-    return [
-        {"phase": "start", "seconds": start},
-        *(Phase(phase=name, seconds=spent) for name, spent in phases.items()),
-    ]

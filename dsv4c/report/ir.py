@@ -27,23 +27,24 @@ class NodeView(TypedDict):
 
 
 class IrView(TypedDict):
+    """`text` is IR: the whole graph, which parses again, or the selected nodes."""
+
     graph: str
     stage: str
+    text: str
     nodes: list[NodeView]
 
 
 def ir_view(graph: Graph, selection: Selection) -> IrView:
     """The selected nodes in execution order; `body` lists the kinds inside a fused node."""
-    nodes = [_node(node, graph) for node in graph.nodes if selection.takes_node(node)]
-    return {"graph": graph.name, "stage": graph.stage, "nodes": nodes}
-
-
-def ir_text(graph: Graph, selection: Selection) -> str:
-    """IR text: the whole graph, which parses again, or the selected nodes."""
-    if selection.everything:
-        return show(graph)
-    chosen = (node for node in graph.nodes if selection.takes_node(node))
-    return "".join(show_node(node, graph) + "\n" for node in chosen)
+    chosen = [node for node in graph.nodes if selection.takes_node(node)]
+    whole = selection.everything
+    return {
+        "graph": graph.name,
+        "stage": graph.stage,
+        "text": show(graph) if whole else "".join(show_node(one, graph) + "\n" for one in chosen),
+        "nodes": [_node(node, graph) for node in chosen],
+    }
 
 
 def _node(node: Node, graph: Graph) -> NodeView:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypedDict
 
 from dsv4c.ir.graph import Graph
 from dsv4c.report.selection import Selection
+
+if TYPE_CHECKING:
+    from dsv4c.plan.manifest import Kernel
 
 REFERENCE = "reference"
 
 
 class KernelView(TypedDict):
+    """Resources are None where the kernel has not been compiled."""
+
     name: str
     nodes: int
     layers: list[int]
+    registers: int | None
+    spills: int | None
+    smem: int | None
 
 
 class ReferenceView(TypedDict):
@@ -28,20 +37,27 @@ class KernelsView(TypedDict):
     reference_nodes: int
 
 
-def kernels_view(graph: Graph, selection: Selection) -> KernelsView:
+def kernels_view(graph: Graph, selection: Selection, compiled: Mapping[str, Kernel]) -> KernelsView:
     """Kernels by name and the reference nodes by kind, of the selected nodes of a lowered graph."""
     nodes = [node for node in graph.nodes if selection.takes_node(node)]
-    kernels: dict[str, KernelView] = {}
+    layers: dict[str, list[int | None]] = {}
     for node in nodes:
-        if node.impl in ("", REFERENCE):
-            continue
-        kernel = kernels.setdefault(node.impl, {"name": node.impl, "nodes": 0, "layers": []})
-        kernel["nodes"] += 1
-        if node.origin.layer is not None and node.origin.layer not in kernel["layers"]:
-            kernel["layers"].append(node.origin.layer)
+        if node.impl not in ("", REFERENCE):
+            layers.setdefault(node.impl, []).append(node.origin.layer)
     left = Counter(node.kind for node in nodes if node.impl == REFERENCE)
     return {
-        "kernels": list(kernels.values()),
+        "kernels": [_kernel(name, used, compiled.get(name)) for name, used in layers.items()],
         "reference": [{"kind": kind, "nodes": count} for kind, count in left.most_common()],
         "reference_nodes": left.total(),
+    }
+
+
+def _kernel(name: str, layers: list[int | None], compiled: Kernel | None) -> KernelView:
+    return {
+        "name": name,
+        "nodes": len(layers),
+        "layers": sorted({layer for layer in layers if layer is not None}),
+        "registers": compiled.registers if compiled else None,
+        "spills": compiled.spills if compiled else None,
+        "smem": compiled.smem if compiled else None,
     }

@@ -6,7 +6,8 @@ from dsv4c.events import EventLog, Json
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.text import parse, show
 from dsv4c.passes.base import PassRecord, Remark
-from dsv4c.report.ir import ir_text, ir_view
+from dsv4c.plan.manifest import Kernel
+from dsv4c.report.ir import ir_view
 from dsv4c.report.kernels import kernels_view
 from dsv4c.report.memory import memory_view
 from dsv4c.report.passes import passes_view, record_pass
@@ -43,12 +44,15 @@ def test_selection() -> None:
 
 
 def test_ir_text_parses_again_and_filters(graph: Graph) -> None:
-    assert ir_text(graph, ALL) == show(graph)
-    assert ir_text(graph, Selection(layer=1)).startswith("%L1.y: bf16[T, 128] = linear(")
-    assert ir_text(graph, Selection(layer=1)).count("\n") == 1
-    assert ir_text(graph, Selection(pattern="embed")).startswith("%x: ")
-    assert ir_text(graph, Selection(pattern="linear_fp8")).startswith("%L1.y: ")
-    assert ir_text(graph, Selection(layer=7)) == ""
+    def text(selection: Selection) -> str:
+        return ir_view(graph, selection)["text"]
+
+    assert text(ALL) == show(graph)
+    assert text(Selection(layer=1)).startswith("%L1.y: bf16[T, 128] = linear(")
+    assert text(Selection(layer=1)).count("\n") == 1
+    assert text(Selection(pattern="embed")).startswith("%x: ")
+    assert text(Selection(pattern="linear_fp8")).startswith("%L1.y: ")
+    assert text(Selection(layer=7)) == ""
 
 
 def test_ir_view(graph: Graph) -> None:
@@ -101,12 +105,24 @@ def test_memory_of_states(graph: Graph) -> None:
 
 
 def test_kernels_and_what_is_left_to_torch(graph: Graph) -> None:
-    assert kernels_view(graph, ALL) == {
-        "kernels": [{"name": "linear_fp8", "nodes": 1, "layers": [1]}],
+    made = Kernel("linear_fp8", "linear", "sm_90a", {}, "key", ["L1.y"], 168, 0, 4096)
+    view = kernels_view(graph, ALL, {"linear_fp8": made})
+    assert view == {
+        "kernels": [
+            {
+                "name": "linear_fp8",
+                "nodes": 1,
+                "layers": [1],
+                "registers": 168,
+                "spills": 0,
+                "smem": 4096,
+            }
+        ],
         "reference": [{"kind": "embed", "nodes": 1}],
         "reference_nodes": 1,
     }
-    assert kernels_view(graph, Selection(layer=1))["reference_nodes"] == 0
+    assert kernels_view(graph, Selection(layer=1), {})["reference_nodes"] == 0
+    assert kernels_view(graph, ALL, {})["kernels"][0]["registers"] is None
 
 
 def test_passes_from_the_event_log(graph: Graph) -> None:

@@ -21,8 +21,8 @@ class InsertTile:
     pdl: bool
 
 
-# Of 1, 2, 4, 8 warps and 1, 2, 4 rows a warp, with and without overlap, this was the fastest or
-# within 2 % of it for every T of 1 to 8192.
+# Of 1, 2, 4, 8 warps and 1, 2, 4 rows a warp, without overlap, with the next launch allowed at the
+# start or after the loads (chosen), this was within 1 % of the fastest for every T of 1 to 8192.
 QNORM_ROPE_KV_INSERT: dict[str, InsertTile] = {
     "sm_90a": InsertTile(warps=4, pdl=True),
     "sm_100a": InsertTile(warps=4, pdl=True),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,6 +38,7 @@ def cases() -> list[Case]:
         found.append(_case(Setup(7, 64, cache, "far", FAR_PAGES[cache])))
         found.append(_case(Setup(64, 64, cache, "odd")))
         found.append(_case(Setup(0, 64, cache, "empty")))
+        found += [_chain_case(Setup(tokens, 64, cache, "chain")) for tokens in (7, 257)]
     found += [_case(Setup(t, 64, "fp8", "time")) for t in (1, 8, 17, 64, 256, 1024, 4096, 8192)]
     found += [_case(Setup(t, 128, "fp8", "time")) for t in (1, 8, 64, 256, 1024, 8192)]
     found += [_case(Setup(t, 64, "bf16", "time")) for t in (1, 64, 4096)]
@@ -81,6 +83,42 @@ def _case(setup: Setup) -> Case:
         if timed
         else None,
     )
+
+
+def _chain_case(setup: Setup) -> Case:
+    """Kernels that read what the one before wrote, overlapped in a graph, and one at a time."""
+
+    def outputs(inputs: Sequence[torch.Tensor]) -> list[tuple[Shape, torch.dtype]]:
+        return 2 * _outputs(inputs)
+
+    def verify(run: Run) -> list[Gate]:
+        overlapped, alone = (out.view(torch.int16) for out in run.outputs)
+        return [count_gate("overlap", overlapped != alone)]
+
+    return dataclasses.replace(
+        _case(setup), outputs=outputs, verify=verify, call=_call_chain, bench=None
+    )
+
+
+def _call_chain(kernel: Callable[..., object], q: torch.Tensor, *rest: torch.Tensor) -> None:
+    *others, overlapped, alone = rest
+    turns = [torch.empty_like(q) for _ in range(3)]
+
+    def chain(after_each: Callable[[], object]) -> torch.Tensor:
+        # RoPE turns the rows on at every step, so a step that reads too early shows.
+        source = q
+        for step in range(31):
+            kernel(source, *others, turns[step % 3])
+            source = turns[step % 3]
+            after_each()
+        return source
+
+    alone.copy_(chain(torch.cuda.synchronize))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        overlapped.copy_(chain(lambda: None))
+    for _ in range(5):
+        graph.replay()
 
 
 def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
@@ -222,14 +260,14 @@ def _check_fp8(
     exact = codes == first.view(torch.uint8)
     between = (got >= first.float()) & (got <= last.float())
     wrong = ~nan & ~torch.where(forced, exact, between)
-    free = float((~forced & ~nan).double().mean())
+    free, total = int((~forced & ~nan).sum()), forced.numel()
     return [
         count_gate("scales", wrong_scale),
         count_gate("scale_pad", scales[:, NOPE // BLOCK :] != 0),
         count_gate("code_nan", torch.isnan(got) != nan),
         count_gate("codes", wrong),
         # The bound is a few 1e-6 of a value: hardly a code may be undecided by it.
-        Gate("codes_free", free < 1e-3, free / 1e-3, f"{free:.2e} of the codes near a boundary"),
+        Gate("codes_free", free <= 3 + total / 1e3, free / (3 + total / 1e3), f"{free} of {total}"),
     ]
 
 

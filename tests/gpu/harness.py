@@ -11,6 +11,7 @@ Needs torch and nothing else, so that it runs on a machine without a compiler.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,7 @@ class Case:
         verify: the gates; None for a case that is only timed.
         states: positions of inputs that the kernel writes in place.
         bench: None for a case that is only checked.
+        call: how the kernel is called: (kernel, *inputs, *outputs); once, by default.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Case:
     verify: Callable[[Run], list[Gate]] | None
     states: tuple[int, ...] = ()
     bench: Bench | None = None
+    call: Callable[..., object] | None = None
 
 
 class Guarded:
@@ -127,9 +130,10 @@ def check(case: Case, kernel: Callable[..., object], seed: int = 0) -> list[Gate
     """Run a case on fresh data with every poison, twice with the first, and apply its gates."""
     assert case.verify is not None
     inputs = case.inputs(seed)
+    call = functools.partial(case.call, kernel) if case.call else kernel
     runs, guards = [], True
     for poison in (*POISONS, POISONS[0]):
-        run, intact = _run(case, kernel, inputs, poison)
+        run, intact = _run(case, call, inputs, poison)
         guards = guards and intact
         runs.append(run)
     gates = case.verify(runs[0])
@@ -142,14 +146,14 @@ def check(case: Case, kernel: Callable[..., object], seed: int = 0) -> list[Gate
 
 
 def _run(
-    case: Case, kernel: Callable[..., object], inputs: Sequence[torch.Tensor], poison: int
+    case: Case, call: Callable[..., object], inputs: Sequence[torch.Tensor], poison: int
 ) -> tuple[Run, bool]:
     outputs = [Guarded(shape, dtype, poison) for shape, dtype in case.outputs(inputs)]
     states = {i: Guarded(tuple(inputs[i].shape), inputs[i].dtype, poison) for i in case.states}
     for i, state in states.items():
         state.tensor.copy_(inputs[i])
     given = [states[i].tensor if i in states else value for i, value in enumerate(inputs)]
-    kernel(*given, *(out.tensor for out in outputs))
+    call(*given, *(out.tensor for out in outputs))
     if DEVICE == "cuda":
         torch.cuda.synchronize()
     intact = all(buffer.intact() for buffer in (*outputs, *states.values()))

@@ -89,20 +89,17 @@ def _compile(
 ) -> dict[str, CacheEntry]:
     found: dict[str, CacheEntry] = {}
     failed: list[_Outcome] = []
-    order = {
-        "root": str(cache.root),
-        "workers": JOBS.resolve(workers).value,
-        "jobs": [
-            {
-                "name": source.name,
-                "body": source.body,
-                "parts": dict(keys[source.name].parts),
-                "digest": keys[source.name].digest,
-            }
-            for source in sources
-        ],
-    }
-    for outcome in _outcomes(order):
+    jobs = [
+        {
+            "name": source.name,
+            "body": source.body,
+            "parts": dict(keys[source.name].parts),
+            "digest": keys[source.name].digest,
+        }
+        for source in sources
+    ]
+    count = JOBS.resolve(workers).value
+    for outcome in _outcomes({"root": str(cache.root), "workers": count, "jobs": jobs}):
         report(outcome.name, outcome.status, outcome.seconds)
         entry = cache.lookup(keys[outcome.name]) if outcome.status != "failed" else None
         if entry is None:
@@ -125,8 +122,12 @@ def _compile(
 def _outcomes(order: Mapping[str, object]) -> Iterator[_Outcome]:
     """Run the compile server on `order`; one outcome per job, as they come."""
     command = [sys.executable, "-W", "ignore", "-m", "dsv4c.codegen.worker"]
-    with tempfile.TemporaryFile("w+") as given, tempfile.TemporaryFile("w+") as errors:
-        json.dump(order, given)
+    with (
+        tempfile.TemporaryDirectory(prefix="dsv4c-compile-") as work,
+        tempfile.TemporaryFile("w+") as given,
+        tempfile.TemporaryFile("w+") as errors,
+    ):
+        json.dump({**order, "work": work}, given)
         given.seek(0)
         server = subprocess.Popen(
             command,

@@ -17,14 +17,13 @@ import os
 import re
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from dataclasses import dataclass
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import ModuleType
-from typing import TextIO
+from typing import TextIO, cast
 
 from dsv4c.codegen import cache as cache_files
 from dsv4c.codegen.cache import KernelCache
@@ -58,10 +57,12 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     # Whatever the compiler prints must not get between the answers.
     os.dup2(2, 1)
+    # The compiler uses tvm_ffi, which imports torch where it is installed: 1.5 s for nothing.
+    sys.modules["torch"] = cast(ModuleType, None)
     import cutlass.cute  # noqa: F401  # pyright: ignore
+    import tvm_ffi  # noqa: F401  # pyright: ignore
 
-    with tempfile.TemporaryDirectory(prefix="dsv4c-compile-") as work:
-        _run(jobs, KernelCache(Path(order["root"])), Path(work), int(order["workers"]), answers)
+    _run(jobs, KernelCache(Path(order["root"])), Path(order["work"]), order["workers"], answers)
 
 
 def _run(jobs: list[Job], cache: KernelCache, work: Path, workers: int, answers: TextIO) -> None:

@@ -7,6 +7,8 @@ cache entry is made of is told in `dsv4c.ir.weight_formats` and `dsv4c.ir.cache`
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -16,11 +18,6 @@ E2M1_MAX = 6.0
 E4M3_MAX = 448.0
 E8M0_BIAS = 127
 E8M0_NAN = 255
-
-_E2M1_MAGNITUDES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-# Midpoints between neighbours. A tie goes to the even mantissa: down at the first, up at the second.
-_E2M1_TIES_DOWN = (0.25, 1.25, 2.5, 5.0)
-_E2M1_TIES_UP = (0.75, 1.75, 3.5)
 
 
 def decode_e2m1(codes: Tensor) -> Tensor:
@@ -32,8 +29,14 @@ def decode_e2m1(codes: Tensor) -> Tensor:
     Returns:
         float32 [...], one of ±{0, 0.5, 1, 1.5, 2, 3, 4, 6}; code 8 is -0.
     """
-    values = (*_E2M1_MAGNITUDES, *(-m for m in _E2M1_MAGNITUDES))
-    return torch.tensor(values, device=codes.device)[codes.to(torch.int32)]
+    table = _e2m1_table(codes.device)
+    return table.index_select(0, codes.flatten().to(torch.int32)).view(codes.shape)
+
+
+@cache
+def _e2m1_table(device: torch.device) -> Tensor:
+    magnitudes = torch.tensor((0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0), device=device)
+    return torch.cat((magnitudes, -magnitudes))
 
 
 def encode_e2m1(x: Tensor) -> Tensor:
@@ -45,12 +48,12 @@ def encode_e2m1(x: Tensor) -> Tensor:
     Returns:
         uint8 [...], each 0..15.
     """
-    magnitude = x.abs().contiguous()
-    down = torch.tensor(_E2M1_TIES_DOWN, dtype=x.dtype, device=x.device)
-    up = torch.tensor(_E2M1_TIES_UP, dtype=x.dtype, device=x.device)
-    code = torch.bucketize(magnitude, down, out_int32=True)
-    code += torch.bucketize(magnitude, up, out_int32=True, right=True)
-    return (code + (torch.signbit(x).to(torch.int32) << 3)).to(torch.uint8)
+    a = torch.fmin(x.abs(), torch.tensor(E2M1_MAX, dtype=x.dtype, device=x.device))
+    # Codes 0..3 lie 0.5 apart, 4 and 5 lie 1 apart, 6 and 7 lie 2 apart. An even result of round()
+    # is an even code, so its ties are those of E2M1.
+    wide = torch.where(a < 4, torch.round(a) + 2, torch.round(a / 2) + 4)
+    code = torch.where(a < 2, torch.round(a * 2), wide).to(torch.uint8)
+    return code | (torch.signbit(x).to(torch.uint8) << 3)
 
 
 def decode_e4m3(codes: Tensor) -> Tensor:

@@ -199,7 +199,8 @@ def dequantize(
     shape = tuple(shape)
     _require_components(spec, components, shape)
     if check:
-        check_scales(fmt, components)
+        for name, tensor in zip(spec.component_names, components, strict=True):
+            check_scale(fmt, name, tensor)
     weight = components[0]
     if fmt == "mxfp4":
         return dequantize_mxfp4(weight, components[1])
@@ -247,36 +248,35 @@ def quantize(fmt: str, w: Tensor, amax: Tensor | None = None) -> tuple[Tensor, .
     return _quantize_fp8_128(w)
 
 
-def check_scales(fmt: str, components: Sequence[Tensor], where: str = "") -> None:
-    """Refuse scales that are not finite.
+def check_scale(fmt: str, component: str, tensor: Tensor, where: str = "") -> None:
+    """Refuse a scale that is not finite; other components pass.
 
     Args:
         fmt: format name.
-        components: stored tensors in the order of the format.
+        component: which component of the format the tensor is.
+        tensor: as stored.
         where: file and tensor, for the message.
 
     Raises:
         DsvError: DSV213.
     """
-    for component, tensor in zip(weight_format(fmt).components, components, strict=True):
-        if component.name == "weight":
-            continue
-        if tensor.dtype == torch.float32:
-            bad = ~torch.isfinite(tensor)
-        elif fmt == "nvfp4":
-            bad = (tensor & 0x7F) == 0x7F
-        else:
-            bad = tensor == E8M0_NAN
-        count = int(bad.sum())
-        if count:
-            raise DsvError(
-                "DSV213",
-                f"a {fmt} weight has scales that are not finite",
-                where=where or f"component {component.name}",
-                expected="finite scales",
-                found=f"{count} of {tensor.numel()} are NaN or infinite",
-                hint="the checkpoint is damaged: fetch the file again",
-            )
+    if component == "weight":
+        return
+    if tensor.dtype == torch.float32:
+        bad = ~torch.isfinite(tensor)
+    elif fmt == "nvfp4":
+        bad = (tensor & 0x7F) == 0x7F
+    else:
+        bad = tensor == E8M0_NAN
+    if count := int(bad.sum()):
+        raise DsvError(
+            "DSV213",
+            f"a {fmt} weight has scales that are not finite",
+            where=where or f"component {component}",
+            expected="finite scales",
+            found=f"{count} of {tensor.numel()} are NaN or infinite",
+            hint="the checkpoint is damaged: fetch the file again",
+        )
 
 
 def _quantize_nvfp4(w: Tensor, amax: Tensor) -> tuple[Tensor, ...]:

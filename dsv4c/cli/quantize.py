@@ -6,8 +6,9 @@ from pathlib import Path
 
 import click
 
-from dsv4c.cli.options import debug_option
+from dsv4c.cli.options import debug_option, json_option
 from dsv4c.cli.progress import progress
+from dsv4c.cli.render import emit_json, table
 
 
 @click.command("quantize")
@@ -27,15 +28,30 @@ from dsv4c.cli.progress import progress
     show_default=True,
     help="Format of the attention and shared-expert linears.",
 )
+@json_option
 @debug_option
-def command(source: Path, destination: Path, experts: str, attention: str) -> None:
+def command(source: Path, destination: Path, experts: str, attention: str, as_json: bool) -> None:
     """Write the BF16 checkpoint IN to the folder OUT with smaller weights.
 
-    NVFP4 experts carry the names of ModelOpt; FP8 means blocks of 128x128 with E8M0 scales.
+    NVFP4 experts carry the names of ModelOpt; FP8 means blocks of 128x128 with E8M0 scales. Prints
+    what became of each class of weights, and the relative error of what was rounded.
     """
     from dsv4c.checkpoint.quantize import quantize_checkpoint
 
-    with progress() as report:
-        quantize_checkpoint(
+    with progress(not as_json) as report:
+        result = quantize_checkpoint(
             source, destination, experts=experts, attention=attention, progress=report
+        )
+    rows = [
+        (one.name, one.format, one.matrices, one.source_bytes, one.bytes, one.relative_error)
+        for one in result.classes
+    ]
+    if as_json:
+        names = ("weights", "format", "matrices", "bytes_before", "bytes_after", "relative_error")
+        classes = [dict(zip(names, row, strict=True)) for row in rows]
+        emit_json("quantize", {"out": str(destination), "classes": classes})
+    else:
+        table(
+            ("weights", "format", "matrices", "bytes before", "bytes after", "relative error"),
+            [(*row[:-1], f"{row[-1]:.5f}") for row in rows],
         )

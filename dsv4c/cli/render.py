@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +11,14 @@ import click
 
 Cell = str | int | float | None
 
+_NUMBERS = re.compile(r"\[\n[\s\d,.eE+-]+\]")  # a list of numbers, one to a line
+
 
 def emit_json(command: str, document: Mapping[str, object]) -> None:
     """Print one document, marked with the command's schema."""
     whole = {"schema": f"dsv4c.{command}/1", **document}
-    click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
+    text = json.dumps(whole, indent=2, ensure_ascii=False)
+    click.echo(_NUMBERS.sub(lambda match: " ".join(match[0].split()), text))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
@@ -45,7 +49,7 @@ def _rich_table(header: Sequence[str], cells: list[list[str]], numeric: list[boo
 
     context = click.get_current_context(silent=True)
     no_color = True if context is not None and context.color is False else None
-    drawn = Table(box=box.SIMPLE_HEAD)
+    drawn = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name, right in zip(header, numeric, strict=True):
         drawn.add_column(name, justify="right" if right else "left", overflow="fold")
     for row in cells:

@@ -10,7 +10,7 @@ import click
 
 from dsv4c.cli.render import byte_count, heading, layer_list, pairs, table
 from dsv4c.report.ir import IrView, ir_view
-from dsv4c.report.kernels import KernelsView, kernels_view
+from dsv4c.report.kernels import KernelsView, KernelView, kernels_view
 from dsv4c.report.memory import MemoryView, memory_view
 from dsv4c.report.passes import PassesView, RuleView, passes_view
 from dsv4c.report.selection import Selection
@@ -93,6 +93,15 @@ def _rules(rules: list[RuleView]) -> None:
 
 
 def _kernels(view: KernelsView) -> None:
+    if not view["kernels"]:
+        click.echo("no generated kernels")
+    else:
+        _kernel_table(view["kernels"])
+    heading(f"on torch references: {view['reference_nodes']} nodes")
+    table(("kind", "nodes"), [(one["kind"], one["nodes"]) for one in view["reference"]])
+
+
+def _kernel_table(kernels: list[KernelView]) -> None:
     table(
         ("kernel", "nodes", "layers", "registers", "spill bytes", "shared bytes"),
         [
@@ -104,11 +113,9 @@ def _kernels(view: KernelsView) -> None:
                 one["spills"],
                 one["smem"],
             )
-            for one in view["kernels"]
+            for one in kernels
         ],
     )
-    heading(f"on torch references: {view['reference_nodes']} nodes")
-    table(("kind", "nodes"), [(one["kind"], one["nodes"]) for one in view["reference"]])
 
 
 def _memory(view: MemoryView) -> None:

@@ -72,6 +72,8 @@ class OpSpec:
         reference: plain torch in the context's precision; called with operands, then attributes.
         flops: operations, from bound dims and attributes.
         traffic: bytes that states add to reads and writes, from bound dims and attributes.
+        summed: if not empty, results are sums of products over this dim's elements; the reference
+            on absolute values then bounds what rounding can do to each element.
         check: further rule on operand types and attributes; returns what is wrong, or "".
     """
 
@@ -85,6 +87,7 @@ class OpSpec:
     traffic: CostRule = lambda dims, attrs: 0
     check: Callable[[Sequence[Type], Mapping[str, Attr]], str] = lambda types, attrs: ""
     optional: int = 0
+    summed: str = ""
 
 
 OPS: dict[str, OpSpec] = {}

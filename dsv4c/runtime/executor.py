@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import torch
 
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.interp import run_node
-from dsv4c.ir.types import RowsType, Sym, TensorType, evaluate
+from dsv4c.ir.types import RowsType, TensorType, evaluate
 from dsv4c.ir.values import TORCH_DTYPES, Operand, State, Weight
 
 REFERENCE = "reference"
 Kernel = Callable[..., None]
-Observer = Callable[[Node, Sequence[Operand], Sequence[Operand]], None]
+
+
+class Watcher(Protocol):
+    """Looks at each node of a step, for checks and inspection."""
+
+    def before(self, node: Node, operands: Sequence[Operand]) -> None:
+        """The operands, before a state among them is overwritten."""
+        ...
+
+    def after(self, node: Node, results: Sequence[Operand]) -> None: ...
 
 
 class Executor:
@@ -54,26 +64,28 @@ class Executor:
                 state.buffer[slot * pages : (slot + 1) * pages] = 0
 
     def step(
-        self, inputs: Mapping[str, torch.Tensor], observe: Observer | None = None
+        self, inputs: Mapping[str, torch.Tensor], watcher: Watcher | None = None
     ) -> torch.Tensor:
         """Run one step; the graph's first output, logits f32 [R, vocab].
 
         Args:
             inputs: every step input (see `models.deepseek_v4.build`).
-            observe: called before each node's operands are dropped, with operands and results.
+            watcher: told about each node.
         """
         values: dict[str, Operand] = {**self._constants, **inputs}
         env = {"T": len(inputs["ids"]), "R": len(inputs["out_rows"])}
         env["S"], env["P"] = inputs["block_table"].shape
         for node, dead in zip(self.graph.nodes, self._dead, strict=True):
             operands = [values[value] for value in node.inputs]
+            if watcher is not None:
+                watcher.before(node, operands)
             if node.impl == REFERENCE:
                 results = run_node(node, operands, self.graph.types)
             else:
                 results = self._launch(node, operands, env)
             values.update(zip(node.outputs, results, strict=True))
-            if observe is not None:
-                observe(node, operands, results)
+            if watcher is not None:
+                watcher.after(node, results)
             for value in dead:
                 del values[value]
         logits = values[self.graph.outputs[0]]
@@ -106,9 +118,3 @@ class Executor:
                 results.append(next(states))
         self._kernels[node.impl](*arguments)
         return tuple(results)
-
-
-def symbols(graph: Graph) -> set[str]:
-    """Names of the run-time dims in a graph's tensors."""
-    types = [type_ for type_ in graph.types.values() if isinstance(type_, TensorType)]
-    return {dim.name for type_ in types for dim in type_.dims if isinstance(dim, Sym)}

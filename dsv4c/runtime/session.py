@@ -9,7 +9,7 @@ import torch
 
 from dsv4c.errors import DsvError
 from dsv4c.runtime.batch import Rows, step_inputs
-from dsv4c.runtime.executor import Executor, Observer
+from dsv4c.runtime.executor import Executor, Watcher
 from dsv4c.runtime.sampling import check_sampling, sample
 from dsv4c.runtime.slots import SlotTable
 
@@ -71,7 +71,7 @@ class Session:
         slot: int,
         ids: Sequence[int],
         return_logits: Literal["last", "all"] = "last",
-        observe: Observer | None = None,
+        watcher: Watcher | None = None,
     ) -> torch.Tensor:
         """Append tokens to a sequence; may be called again for the next chunk.
 
@@ -79,7 +79,7 @@ class Session:
             slot: an open slot.
             ids: token ids, at least one.
             return_logits: `last` for the last token's, `all` for every position's.
-            observe: called after each node, for inspection.
+            watcher: told about each node, for checks and inspection.
 
         Returns:
             f32 [1, vocab] or [len(ids), vocab], on the CPU.
@@ -103,7 +103,7 @@ class Session:
             final = first + len(part) == len(tokens)
             wanted = len(part) if return_logits == "all" else int(final)
             rows = Rows(slot, self.slots.lengths[slot], part, wanted)
-            parts.append(self.step([rows], observe))
+            parts.append(self.step([rows], watcher))
         return torch.cat(parts)
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
@@ -136,14 +136,14 @@ class Session:
         ]
         return self.step(batch)
 
-    def step(self, batch: Sequence[Rows], observe: Observer | None = None) -> torch.Tensor:
+    def step(self, batch: Sequence[Rows], watcher: Watcher | None = None) -> torch.Tensor:
         """One step over rows of several sequences, each at most the plan's chunk long."""
         for rows in batch:
             self.slots.grow(rows.slot, len(rows.ids))
         inputs = step_inputs(batch, self.device)
         inputs["block_table"] = self.slots.block_table
         with torch.inference_mode():
-            return self.executor.step(inputs, observe).cpu()
+            return self.executor.step(inputs, watcher).cpu()
 
     def generate(
         self,

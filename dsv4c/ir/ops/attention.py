@@ -176,6 +176,7 @@ register(
         attention_scores,
         attrs={"scale": float},
         flops=lambda dims, attrs: 2.0 * dims["T"] * dims["H"] * dims["K"] * dims["c"],
+        summed="c",
     )
 )
 
@@ -210,5 +211,6 @@ register(
         attention_values,
         attrs={"dtype": "bf16"},
         flops=lambda dims, attrs: 2.0 * dims["T"] * dims["H"] * dims["K"] * dims["c"],
+        summed="K",
     )
 )

@@ -38,6 +38,7 @@ register(
         linear,
         attrs={"dtype": "bf16"},
         flops=lambda dims, attrs: 2.0 * dims["*b"] * dims["n"] * dims["k"],
+        summed="k",
     )
 )
 
@@ -62,6 +63,7 @@ register(
             if types[1].dims[0] % types[0].dims[1] == 0  # pyright: ignore
             else f"{types[1]} does not divide into {types[0]} groups"
         ),
+        summed="k",
     )
 )
 

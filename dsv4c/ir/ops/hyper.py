@@ -38,6 +38,7 @@ register(
         mhc_mix,
         attrs={"eps": 1e-6},
         flops=lambda dims, attrs: 2.0 * dims["T"] * (dims["m"] + 1) * dims["k"],
+        summed="k",
     )
 )
 
@@ -112,6 +113,7 @@ register(
         (Arg("x", "T d", dtype="like"),),
         mhc_collapse,
         flops=lambda dims, attrs: 2.0 * dims["T"] * dims["s"] * dims["d"],
+        summed="s",
     )
 )
 
@@ -137,5 +139,6 @@ register(
         (Arg("X_next", "T s d", dtype="like"),),
         mhc_expand,
         flops=lambda dims, attrs: 2.0 * dims["T"] * dims["s"] * dims["d"] * (dims["s"] + 1),
+        summed="s",
     )
 )

@@ -90,6 +90,7 @@ register(
         traffic=lambda dims, attrs: (
             -dims["weight_bytes"] * (1.0 - dims["k"] / dims["E"]) ** dims["T"]
         ),
+        summed="d",
     )
 )
 
@@ -146,5 +147,6 @@ register(
         (Arg("y", "T d", dtype="like"),),
         combine,
         flops=lambda dims, attrs: 1.0 * dims["T"] * (dims["k"] + 1) * dims["d"],
+        summed="k",
     )
 )

@@ -88,6 +88,11 @@ class Graph:
         return {value: node for node in self.nodes for value in node.outputs}
 
     @cached_property
+    def places(self) -> dict[str, int]:
+        """Each node's place in the order, by name."""
+        return {node.name: i for i, node in enumerate(self.nodes)}
+
+    @cached_property
     def consumers(self) -> dict[str, tuple[Node, ...]]:
         found: dict[str, list[Node]] = {}
         for node in self.nodes:

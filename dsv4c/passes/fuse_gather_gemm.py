@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.types import CacheType
-from dsv4c.passes.base import PassResult, at_stage
+from dsv4c.passes.base import PassResult
 from dsv4c.passes.rules import Match, fuse_all, only_user, producer, require
 
 KIND = "sparse_attention"
@@ -26,7 +26,7 @@ class FuseGatherGemm:
 
     def run(self, graph: Graph) -> PassResult:
         return fuse_all(
-            at_stage(graph, "fused"),
+            graph,
             self.name,
             lambda _, node: node.op == "attention_values",
             _match,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dsv4c.ir.graph import Graph, Node
-from dsv4c.passes.base import PassResult, at_stage
+from dsv4c.passes.base import PassResult
 from dsv4c.passes.rules import Match, chain_up, fuse_all, only_user, require
 
 KIND = "inverse_rope_wo_a"
@@ -21,9 +21,7 @@ class FuseInverseRopeWoA:
     name: str = "fuse_inverse_rope_wo_a"
 
     def run(self, graph: Graph) -> PassResult:
-        return fuse_all(
-            at_stage(graph, "fused"), self.name, lambda _, node: node.op == "grouped_linear", _match
-        )
+        return fuse_all(graph, self.name, lambda _, node: node.op == "grouped_linear", _match)
 
 
 def _match(graph: Graph, linear: Node) -> Match:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.types import CacheType
-from dsv4c.passes.base import PassResult, at_stage
+from dsv4c.passes.base import PassResult
 from dsv4c.passes.rules import Match, Refused, fuse_all, only_user, producer, require
 
 KIND = "qnorm_rope_kv_insert"
@@ -23,7 +23,7 @@ class FuseQnormRopeQuant:
     name: str = "fuse_qnorm_rope_quant"
 
     def run(self, graph: Graph) -> PassResult:
-        return fuse_all(at_stage(graph, "fused"), self.name, _is_anchor, _match)
+        return fuse_all(graph, self.name, _is_anchor, _match)
 
 
 def _is_anchor(graph: Graph, node: Node) -> bool:

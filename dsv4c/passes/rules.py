@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dsv4c.ir.graph import Attr, Graph, Node, Origin, dependence, sort_nodes
-from dsv4c.passes.base import PassResult, Remark
+from dsv4c.passes.base import PassResult, Remark, at_stage
 
 
 class Refused(Exception):
@@ -54,20 +54,27 @@ def require(condition: bool, guard: str, got: object) -> None:
         raise Refused(f"expected {guard}, got {got}")
 
 
-def fuse(graph: Graph, match: Match) -> Graph:
-    """The graph with the matched nodes inside one fused node. Raises Refused if not convex."""
-    import networkx as nx
+@dataclass(frozen=True, slots=True)
+class Splice:
+    """New nodes for the places `first` to `end` (exclusive) of a graph."""
 
+    first: int
+    end: int
+    nodes: tuple[Node, ...]
+
+
+def fuse(graph: Graph, match: Match) -> Splice:
+    """The matched nodes inside one fused node. Raises Refused if the match is not convex.
+
+    Only the stretch between the first and the last matched node is looked at and sorted anew: a
+    path that leaves it cannot come back.
+    """
     members = {node.name for node in match.nodes}
-    inside = [i for i, node in enumerate(graph.nodes) if node.name in members]
-    dag = dependence(graph)
-    below = set[int]().union(*(nx.descendants(dag, i) for i in inside)) - set(inside)
-    above = set[int]().union(*(nx.ancestors(dag, i) for i in inside)) - set(inside)
-    if below & above:
-        between = graph.nodes[min(below & above)].name
-        raise Refused(f"expected a convex match, got %{between} on a path between its nodes")
-    copied = {node.name for node in match.copied}
-    parts = [node for node in graph.nodes if node.name in members | copied]
+    places = sorted(graph.places[name] for name in members)
+    first, end = places[0], places[-1] + 1
+    stretch = graph.nodes[first:end]
+    _require_convex(replace(graph, nodes=stretch), members)
+    parts = sorted((*match.nodes, *match.copied), key=lambda node: graph.places[node.name])
     values = dict.fromkeys([*match.inputs, *(value for part in parts for value in part.outputs)])
     body = Graph(
         match.kind,
@@ -80,10 +87,31 @@ def fuse(graph: Graph, match: Match) -> Graph:
     origin = Origin().union(part.origin for part in parts)
     attrs: dict[str, Attr] = {"kind": match.kind, **match.attrs}
     node = Node("fused", match.inputs, match.outputs, attrs, origin, body)
-    nodes = list(graph.nodes)
-    nodes[inside[-1]] = node
-    kept = [one for i, one in enumerate(nodes) if i not in inside[:-1]]
-    return sort_nodes(graph.with_nodes(kept))
+    kept = [one for one in stretch if one.name not in members]
+    return Splice(first, end, sort_nodes(replace(graph, nodes=(*kept, node))).nodes)
+
+
+def _splice(graph: Graph, splices: Sequence[Splice]) -> Graph:
+    """The graph with stretches replaced; they do not overlap and come in order."""
+    nodes: list[Node] = []
+    done = 0
+    for one in splices:
+        nodes += (*graph.nodes[done : one.first], *one.nodes)
+        done = one.end
+    return graph.with_nodes((*nodes, *graph.nodes[done:]))
+
+
+def _require_convex(stretch: Graph, members: set[str]) -> None:
+    """No path between members may lead through another node. Raises Refused."""
+    import networkx as nx
+
+    inside = [i for i, node in enumerate(stretch.nodes) if node.name in members]
+    dag = dependence(stretch)
+    below = set[int]().union(*(nx.descendants(dag, i) for i in inside)) - set(inside)
+    above = set[int]().union(*(nx.ancestors(dag, i) for i in inside)) - set(inside)
+    if below & above:
+        between = stretch.nodes[min(below & above)].name
+        raise Refused(f"expected a convex match, got %{between} on a path between its nodes")
 
 
 def fuse_all(
@@ -94,25 +122,38 @@ def fuse_all(
 ) -> PassResult:
     """Try a rule at every anchor; each success rewrites, each refusal is a remark.
 
+    Matches that do not interleave are rewritten together; the others wait for the next round.
+
     Args:
-        graph: searched in execution order.
+        graph: searched in execution order; the result is at stage `fused`.
         rule: the rule's name in remarks.
         is_anchor: whether the rule looks at a node at all.
         match: what to fuse around an anchor; raises Refused.
     """
     remarks: list[Remark] = []
-    before = graph
-    for name in [node.name for node in graph.nodes if is_anchor(graph, node)]:
-        anchor = next(node for node in graph.nodes if node.name == name)
-        try:
-            found = match(graph, anchor)
-            escaping(graph, found)
-            graph = fuse(graph, found)
-        except Refused as refusal:
-            remarks.append(Remark(rule, "refused", name, anchor.origin.layer, str(refusal)))
-            continue
-        text = f"{found.kind} of {len(found.nodes)} nodes"
-        remarks.append(Remark(rule, "applied", found.outputs[0], anchor.origin.layer, text))
+    before, graph = graph, at_stage(graph, "fused")
+    waiting = [node.name for node in graph.nodes if is_anchor(graph, node)]
+    while waiting:
+        splices: list[Splice] = []
+        later: list[str] = []
+        for name in waiting:
+            anchor = graph.producers[name]
+            layer = anchor.origin.layer
+            try:
+                found = match(graph, anchor)
+                escaping(graph, found)
+                made = fuse(graph, found)
+            except Refused as refusal:
+                remarks.append(Remark(rule, "refused", name, layer, str(refusal)))
+                continue
+            if splices and made.first < splices[-1].end:
+                later.append(name)
+                continue
+            splices.append(made)
+            text = f"{found.kind} of {len(found.nodes)} nodes"
+            remarks.append(Remark(rule, "applied", found.outputs[0], layer, text))
+        graph = _splice(graph, splices) if splices else graph
+        waiting = later
     return PassResult(graph, graph is not before, tuple(remarks))
 
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dsv4c.api import compile as compile
-    from dsv4c.api import load_plan as load_plan
     from dsv4c.errors import DsvError as DsvError
     from dsv4c.plan.plan import Plan as Plan
+    from dsv4c.plan.plan import load_plan as load_plan
     from dsv4c.runtime.session import Session as Session
 
 __version__ = "0.1.0"
@@ -23,7 +23,7 @@ _HOMES = {
     "Plan": "dsv4c.plan.plan",
     "Session": "dsv4c.runtime.session",
     "compile": "dsv4c.api",
-    "load_plan": "dsv4c.api",
+    "load_plan": "dsv4c.plan.plan",
 }
 
 __all__ = ["DsvError", "Plan", "Session", "__version__", "compile", "load_plan"]

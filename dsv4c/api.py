@@ -1,4 +1,4 @@
-"""The Python API: `compile` a checkpoint into a plan, `load_plan` to run it."""
+"""The Python API of the compiler: `compile` a checkpoint into a plan folder."""
 
 from __future__ import annotations
 
@@ -119,14 +119,6 @@ def compile(
         )
         (work / MANIFEST).write_bytes(manifest.encode(made))
     return Plan(out, made, graph)
-
-
-def load_plan(path: str | Path) -> Plan:
-    """Read a plan folder and check every file against its recorded hash.
-
-    No native code is opened before a session is made. Raises DsvError DSV231, DSV232, DSV233.
-    """
-    return Plan.load(Path(path))
 
 
 def _options(target: str, kv_cache: str, dtype: str) -> BuildOptions:

@@ -156,6 +156,14 @@ class Plan:
         return Session(self, max_sequences, max_tokens)
 
 
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan folder and check every file against its recorded hash.
+
+    No native code is opened before a session is made. Raises DsvError DSV231, DSV232, DSV233.
+    """
+    return Plan.load(Path(path))
+
+
 def _decode(path: Path) -> manifest.Manifest:
     text = path.read_bytes()
     try:

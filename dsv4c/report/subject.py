@@ -66,10 +66,10 @@ def open_subject(path: Path, target: str, stage: str | None = None) -> Subject:
 
 
 def _open_plan(path: Path, stage: str) -> Subject:
-    from dsv4c import api
     from dsv4c.ir.text import parse
+    from dsv4c.plan.plan import load_plan
 
-    plan = api.load_plan(path)
+    plan = load_plan(path)
     graph = plan.graph
     if stage != LAST:
         dumps = sorted((path / "ir").glob("*.ir"))

@@ -29,19 +29,19 @@ def variants(arch: str) -> list[family.Params]:
 def cases() -> list[Case]:
     """Every head count, length and cache; far pages, odd values, an empty batch; then times."""
     found = [
-        _case(Setup(tokens, heads, cache))
+        make_case(Setup(tokens, heads, cache))
         for heads in HEADS
         for cache in family.CACHES
         for tokens in TOKENS
     ]
     for cache in family.CACHES:
-        found.append(_case(Setup(7, 64, cache, "far", FAR_PAGES[cache])))
-        found.append(_case(Setup(64, 64, cache, "odd")))
-        found.append(_case(Setup(0, 64, cache, "empty")))
+        found.append(make_case(Setup(7, 64, cache, "far", FAR_PAGES[cache])))
+        found.append(make_case(Setup(64, 64, cache, "odd")))
+        found.append(make_case(Setup(0, 64, cache, "empty")))
         found += [_chain_case(Setup(tokens, 64, cache, "chain")) for tokens in (7, 257)]
-    found += [_case(Setup(t, 64, "fp8", "time")) for t in (1, 8, 17, 64, 256, 1024, 4096, 8192)]
-    found += [_case(Setup(t, 128, "fp8", "time")) for t in (1, 8, 64, 256, 1024, 8192)]
-    found += [_case(Setup(t, 64, "bf16", "time")) for t in (1, 64, 4096)]
+    found += [make_case(Setup(t, 64, "fp8", "time")) for t in (1, 8, 17, 64, 256, 1024, 4096, 8192)]
+    found += [make_case(Setup(t, 128, "fp8", "time")) for t in (1, 8, 64, 256, 1024, 8192)]
+    found += [make_case(Setup(t, 64, "bf16", "time")) for t in (1, 64, 4096)]
     return found
 
 
@@ -66,11 +66,11 @@ class Setup:
         return self.pages or 2 * (self.tokens // PAGE + 1)
 
 
-def _case(setup: Setup) -> Case:
+def make_case(setup: Setup) -> Case:
     timed = setup.what == "time"
     per_token = 2 * setup.heads * DIM * 2 + DIM * 2 + ROPE * 4 + 4
     per_token += ENTRY + 8 if setup.cache == "fp8" else DIM * 2
-    baselines = {"eager": _torch_version, "compile": _compiled} if setup.heads == 64 else {}
+    baselines = {"eager": torch_version, "compile": _compiled} if setup.heads == 64 else {}
     baselines = baselines if setup.cache == "fp8" else {}
     return Case(
         name=setup.name,
@@ -96,7 +96,7 @@ def _chain_case(setup: Setup) -> Case:
         return [count_gate("overlap", overlapped != alone)]
 
     return dataclasses.replace(
-        _case(setup), outputs=outputs, verify=verify, call=_call_chain, bench=None
+        make_case(setup), outputs=outputs, verify=verify, call=_call_chain, bench=None
     )
 
 
@@ -271,7 +271,7 @@ def _check_fp8(
     ]
 
 
-def _torch_version(
+def torch_version(
     q: torch.Tensor,
     kv: torch.Tensor,
     norm: torch.Tensor,
@@ -306,7 +306,7 @@ def _torch_version(
 
 @functools.cache
 def _compile(tokens: int):
-    return torch.compile(_torch_version, dynamic=False)
+    return torch.compile(torch_version, dynamic=False)
 
 
 def _compiled(*given: torch.Tensor) -> torch.Tensor:

@@ -48,7 +48,7 @@ def encode_e2m1(x: Tensor) -> Tensor:
     Returns:
         uint8 [...], each 0..15.
     """
-    a = torch.fmin(x.abs(), torch.tensor(E2M1_MAX, dtype=x.dtype, device=x.device))
+    a = x.abs().nan_to_num(E2M1_MAX).clamp_max(E2M1_MAX)
     # Codes 0..3 lie 0.5 apart, 4 and 5 lie 1 apart, 6 and 7 lie 2 apart. An even result of round()
     # is an even code, so its ties are those of E2M1.
     wide = torch.where(a < 4, torch.round(a) + 2, torch.round(a / 2) + 4)

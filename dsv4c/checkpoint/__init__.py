@@ -1,0 +1,1 @@
+"""Checkpoint folders: safetensors headers, reading, writing, quantising."""

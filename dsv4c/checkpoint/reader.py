@@ -1,0 +1,217 @@
+"""A checkpoint folder, opened: every header checked at once, bytes read on demand.
+
+Data is read into memory rather than mapped: a file that shrinks underneath is an error here, not a
+bus fault later.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from dsv4c.checkpoint.header import TensorInfo, read_header, unique_names
+from dsv4c.errors import DsvError
+from dsv4c.ir.weight_formats import check_scale, weight_format
+from dsv4c.models.deepseek_v4.names import TensorSlice, WeightSource
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# 8-bit floats and packed nibbles are bytes everywhere in the project.
+_TORCH_DTYPES = {
+    "BOOL": torch.bool,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A folder with config.json and safetensors files; make one with `Checkpoint.open`.
+
+    Attributes:
+        path: the folder.
+        tensors: header of each tensor, file after file.
+    """
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+
+    @staticmethod
+    def open(path: str | Path) -> Checkpoint:
+        """Check a checkpoint folder and read its headers.
+
+        Files may be links inside the folder, or into the `blobs` of a Hugging Face cache.
+
+        Raises:
+            DsvError: DSV201, there is no config.json; DSV211, a weight file is missing, truncated,
+                malformed, or contradicts the index.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            found = "a file" if folder.exists() else "nothing"
+            hint = "give the folder that holds config.json and the safetensors files"
+            raise _error("the checkpoint is not a folder", folder, "a folder", found, hint)
+        if not (folder / CONFIG).is_file():
+            message = f"{CONFIG} is missing"
+            raise DsvError("DSV201", message, where=str(folder / CONFIG), found="nothing")
+        if (folder / INDEX).exists():
+            tensors = _indexed(folder)
+        else:
+            tensors = read_header(_weight_file(folder, _single(folder)))
+        return Checkpoint(folder, MappingProxyType(tensors))
+
+    def read(self, name: str, lead: int | None = None) -> Tensor:
+        """One tensor, or its `lead`-th part along the first dim; 8-bit types come as uint8.
+
+        Raises:
+            DsvError: DSV211, the file has changed since it was opened.
+        """
+        info = self.tensors[name]
+        start, nbytes, shape = info.start, info.nbytes, info.shape
+        if lead is not None:
+            nbytes //= shape[0]
+            start, shape = start + lead * nbytes, shape[1:]
+        dtype = _TORCH_DTYPES.get(info.dtype, torch.uint8)
+        if not nbytes:
+            return torch.empty(shape, dtype=dtype)
+        data = bytearray(nbytes)
+        path = self.path / info.file
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                count = file.readinto(data)
+        except OSError as error:
+            text = error.strerror or str(error)
+            raise _error("a checkpoint file cannot be read", path, "a file", text) from None
+        if count != nbytes:
+            found = f"{count} of {nbytes} bytes of tensor {name}"
+            raise _error("a checkpoint file has shrunk", path, "an unchanged file", found)
+        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+
+    def read_weight(self, source: WeightSource) -> tuple[Tensor, ...]:
+        """Component tensors of a weight, in the order of its format, experts stacked.
+
+        Raises:
+            DsvError: DSV211, a file has changed; DSV213, a scale is NaN or infinite.
+        """
+        shapes = weight_format(source.format).component_shapes(source.shape)
+        tensors: list[Tensor] = []
+        for shape, (component, slices) in zip(shapes, source.components, strict=True):
+            parts = [self._part(source, component, piece) for piece in slices]
+            whole = torch.stack(parts) if len(parts) > 1 else parts[0]
+            tensors.append(whole.reshape(shape))
+        return tuple(tensors)
+
+    def read_expert(self, source: WeightSource, expert: int) -> tuple[Tensor, ...]:
+        """Component tensors of one expert of a stacked weight; errors as `read_weight`."""
+        shapes = weight_format(source.format).component_shapes(source.shape[1:])
+        tensors: list[Tensor] = []
+        for shape, (component, slices) in zip(shapes, source.components, strict=True):
+            stacked = len(self.tensors[slices[0].name].shape) > len(shape)
+            piece, lead = (slices[0], expert) if stacked else (slices[expert], None)
+            tensors.append(self._part(source, component, piece, lead))
+        return tuple(tensors)
+
+    def _part(
+        self, source: WeightSource, component: str, piece: TensorSlice, lead: int | None = None
+    ) -> Tensor:
+        tensor = self.read(piece.name, lead)
+        if piece.rows is not None:
+            tensor = tensor[..., slice(*piece.rows), :]
+        if source.format == "f32":
+            tensor = tensor.to(torch.float32)
+        where = f"{self.path / self.tensors[piece.name].file}, tensor {piece.name}"
+        check_scale(source.format, component, tensor, where)
+        return tensor
+
+
+def _indexed(folder: Path) -> dict[str, TensorInfo]:
+    """Headers of the shards that the index names, each tensor where the index says."""
+    weight_map = _read_index(folder / INDEX)
+    tensors: dict[str, TensorInfo] = {}
+    for file in dict.fromkeys(weight_map.values()):
+        for name, info in read_header(_weight_file(folder, file)).items():
+            if weight_map.get(name) != file:
+                found = f"tensor {name}, which the index has in {weight_map.get(name, 'no file')}"
+                expected = "the tensors that the index lists for it"
+                raise _error("a shard contradicts the index", folder / file, expected, found)
+            tensors[name] = info
+    if missing := weight_map.keys() - tensors.keys():
+        name = min(missing)
+        where, expected = folder / weight_map[name], f"tensor {name}, as the index says"
+        raise _error("a shard contradicts the index", where, expected, "no such tensor")
+    return tensors
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """The index: tensor name -> file name."""
+    expected = "a JSON object with weight_map, an object of tensor name -> file name"
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_names)
+        weight_map = cast(dict[str, object], index["weight_map"])
+        files = list(weight_map.values())
+    except (OSError, ValueError, RecursionError) as error:
+        raise _error("the index cannot be read", path, expected, str(error)) from None
+    except (KeyError, TypeError, AttributeError):
+        raise _error("the index is malformed", path, expected, "something else") from None
+    if not files or not all(isinstance(file, str) for file in files):
+        raise _error("the index is malformed", path, expected, f"{str(files)[:80]} as files")
+    return cast(dict[str, str], weight_map)
+
+
+def _single(folder: Path) -> str:
+    """The one safetensors file of a checkpoint without an index."""
+    files = sorted(file.name for file in folder.iterdir())
+    found = [file for file in files if file.endswith(".safetensors")]
+    if SINGLE in found or len(found) == 1:
+        return SINGLE if SINGLE in found else found[0]
+    expected = f"{INDEX}, or one safetensors file"
+    if found:
+        text = f"{len(found)} safetensors files and no index"
+        raise _error("the index is missing", folder, expected, text, "fetch the index too")
+    pickles = [file for file in files if file.endswith(_PICKLES)]
+    if pickles:
+        hint = "loading a pickle runs the code in it; convert the checkpoint to safetensors"
+        raise _error(
+            "the weights are pickle files", folder / pickles[0], expected, "a pickle", hint
+        )
+    raise _error("the folder holds no weights", folder, expected, "no safetensors file")
+
+
+def _weight_file(folder: Path, name: str) -> Path:
+    """Path of a weight file, which must lie in the folder or in the cache that it belongs to."""
+    path = folder / name
+    if Path(name).name != name:
+        raise _error("a file name is not plain", folder / INDEX, "a name without folders", name)
+    root = folder.resolve()
+    # A Hugging Face cache keeps NAME/snapshots/REVISION/FILE as a link to NAME/blobs/HASH.
+    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
+    target = path.resolve()
+    if not (target.is_relative_to(root) or target.is_relative_to(blobs)):
+        expected = "a file in the checkpoint folder"
+        raise _error("a link leads out of the checkpoint", path, expected, f"a link to {target}")
+    return path
+
+
+def _error(
+    what: str, where: Path, expected: str, found: str, hint: str = "fetch the checkpoint again"
+) -> DsvError:
+    return DsvError("DSV211", what, where=str(where), expected=expected, found=found, hint=hint)

@@ -1,0 +1,149 @@
+"""Writing a checkpoint: shards laid out from headers alone, then filled one tensor at a time."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from math import prod
+from pathlib import Path
+
+from torch import Tensor
+
+from dsv4c.checkpoint.header import ITEM_BYTES, TensorInfo
+from dsv4c.checkpoint.reader import INDEX, SINGLE
+from dsv4c.errors import DsvError
+from dsv4c.models.deepseek_v4.inventory import Header
+
+SHARD_BYTES = 4 << 30
+_ALIGN = 8
+
+
+@contextmanager
+def new_folder(out: Path) -> Generator[Path]:
+    """A folder beside `out` that gets its name when the body ends well, and vanishes otherwise.
+
+    Raises:
+        DsvError: DSV102, `out` exists; DSV603, the disk refuses.
+    """
+    if out.exists() or out.is_symlink():
+        hint = "choose another path, or remove it first"
+        raise DsvError("DSV102", "the output path exists", where=str(out), hint=hint)
+    work = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work.mkdir()
+        yield work
+        work.rename(out)
+    except OSError as error:
+        raise DsvError(
+            "DSV603",
+            "the checkpoint cannot be written",
+            where=str(error.filename or out),
+            found=error.strerror or str(error),
+            hint="free disk space, or choose another place",
+        ) from None
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+class CheckpointWriter:
+    """Safetensors shards and their index, or one model.safetensors, in an existing, empty folder.
+
+    The layout follows from the headers, so tensors may come in any order and only one is in memory.
+
+    Args:
+        folder: where to write.
+        headers: dtype and shape of every tensor, in the order of the shards.
+        shard_bytes: least size of a shard before the next begins.
+
+    Raises:
+        DsvError: DSV603, the disk has no room for it.
+        OSError: from the disk; `new_folder` tells it in the user's terms.
+    """
+
+    def __init__(
+        self, folder: Path, headers: Mapping[str, Header], shard_bytes: int = SHARD_BYTES
+    ) -> None:
+        self.folder = folder
+        self.total_bytes = sum(_nbytes(header) for header in headers.values())
+        free = shutil.disk_usage(folder).free
+        if free < self.total_bytes:
+            raise DsvError(
+                "DSV603",
+                "the disk has no room for the checkpoint",
+                where=str(folder.parent),
+                expected=f"{self.total_bytes:,} bytes",
+                found=f"{free:,} bytes free",
+            )
+        shards = _split(headers, shard_bytes)
+        self._waiting: dict[str, TensorInfo] = {}
+        for number, shard in enumerate(shards, 1):
+            file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            self._waiting |= _begin_shard(folder / (file if len(shards) > 1 else SINGLE), shard)
+        self._weight_map = {name: info.file for name, info in self._waiting.items()}
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Write one tensor, whose bytes must be those of its header; once each."""
+        info = self._waiting.pop(name)
+        assert tuple(tensor.shape) == info.shape, (name, tensor.shape, info.shape)
+        assert tensor.nbytes == info.nbytes, (name, tensor.dtype, info.dtype)
+        tensor = tensor.cpu().contiguous()
+        with (self.folder / info.file).open("r+b") as file:
+            file.seek(info.start)
+            if info.nbytes:
+                file.write((ctypes.c_char * info.nbytes).from_address(tensor.data_ptr()))
+
+    def finish(self) -> None:
+        """Write the index, which a single file does without; every tensor must have been written."""
+        assert not self._waiting, f"not written: {min(self._waiting)}"
+        if set(self._weight_map.values()) <= {SINGLE}:
+            return
+        index = {"metadata": {"total_size": self.total_bytes}, "weight_map": self._weight_map}
+        (self.folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
+
+
+def _nbytes(header: Header) -> int:
+    return ITEM_BYTES[header.dtype] * prod(header.shape)
+
+
+def _split(headers: Mapping[str, Header], shard_bytes: int) -> list[dict[str, Header]]:
+    shards: list[dict[str, Header]] = [{}]
+    size = 0
+    for name, header in headers.items():
+        if size >= shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = header
+        size += _nbytes(header)
+    return shards
+
+
+def _begin_shard(path: Path, headers: Mapping[str, Header]) -> dict[str, TensorInfo]:
+    """Write the header of a shard and give the file its size."""
+    # Wide dtypes first: every tensor is then aligned, which some readers need.
+    names = sorted(headers, key=lambda name: (-ITEM_BYTES[headers[name].dtype], name))
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    ranges: dict[str, tuple[int, int]] = {}
+    end = 0
+    for name in names:
+        header = headers[name]
+        ranges[name] = (end, end + _nbytes(header))
+        end = ranges[name][1]
+        shape = list(header.shape)
+        entries[name] = {"dtype": header.dtype, "shape": shape, "data_offsets": ranges[name]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGN)
+    base = 8 + len(text)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(base + end)
+    return {
+        name: TensorInfo(
+            headers[name].dtype, headers[name].shape, path.name, base + start, base + stop
+        )
+        for name, (start, stop) in ranges.items()
+    }

@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from dsv4c.ir.graph import Attr
-from dsv4c.ir.types import FLOATS, CacheType, Dim, Dims, RowsType, TensorType, Type, WeightType
+from dsv4c.ir.types import (
+    FLOATS,
+    CacheType,
+    Dim,
+    Dims,
+    RowsType,
+    Sym,
+    TensorType,
+    Type,
+    WeightType,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -151,7 +161,7 @@ def spell(pattern: str, bound: Mapping[str, Dim | Dims]) -> Dims:
             dims.extend(_dims(bound[word]))
         elif "+" in word:
             left, right = (_dim(bound[name]) for name in word.split("+"))
-            dims.append(left + right)  # pyright: ignore[reportOperatorIssue]
+            dims.append(_added(left, right))
         elif "*" in word:
             left, right = (_dim(bound[name]) for name in word.split("*"))
             dims.append(left * right)  # pyright: ignore[reportOperatorIssue]
@@ -159,6 +169,16 @@ def spell(pattern: str, bound: Mapping[str, Dim | Dims]) -> Dims:
             value = int(word) if word.isdigit() else bound[word]
             dims.extend(value if isinstance(value, tuple) else (value,))
     return tuple(dims)
+
+
+def _added(left: Dim, right: Dim) -> Dim:
+    if isinstance(left, int):
+        return right + left
+    if isinstance(right, int):
+        return left + right
+    if left.name != right.name:
+        raise OpError(f"{left} and {right} cannot be added")
+    return Sym(left.name, left.scale + right.scale, left.offset + right.offset)
 
 
 def _dim(value: Dim | Dims) -> Dim:
@@ -192,7 +212,11 @@ def bind_operands(
                 raise OpError(f"{what} has dtype {type_.dtype}, expected {' or '.join(allowed)}")
     for name, value in attrs.items():
         if type(value) is int or isinstance(value, tuple):
-            bound.setdefault(name, value)
+            known = bound.setdefault(name, value)
+            if known != value:
+                raise OpError(
+                    f"attribute {name} of {spec.name} is {value}, its operands have {known}"
+                )
     return bound
 
 

@@ -10,7 +10,7 @@ import click
 
 from dsv4c.cli.options import debug_option, json_option
 from dsv4c.cli.progress import progress
-from dsv4c.cli.render import emit_json, pairs
+from dsv4c.cli.render import emit_json, pairs, table
 from dsv4c.errors import DsvError
 
 if TYPE_CHECKING:
@@ -57,8 +57,8 @@ def command(
 ) -> None:
     """Let PLAN predict a text and print the loss in nats per token.
 
-    The text is cut into windows that are predicted independently. With --check, one window is
-    run node by node instead, each node compared with its float64 reference.
+    The text is cut into windows that are predicted independently. With --check, the first window
+    is run once instead, every node compared with its float64 reference on the same operands.
     """
     import dsv4c
 
@@ -70,9 +70,43 @@ def command(
     else:
         text = text_file.read_text(encoding="utf-8") if text_file is not None else prompt or ""
         ids = _encode(loaded, text)
+    if not ids:
+        raise DsvError("DSV241", "there is nothing to run", expected="at least one token id")
     if limit is not None:
         ids = ids[: limit + 1]
-    _evaluate(loaded, ids, window, as_json)
+    if check:
+        _check(loaded, ids[:window], as_json)
+    else:
+        _evaluate(loaded, ids, window, as_json)
+
+
+def _check(plan: Plan, ids: list[int], as_json: bool) -> None:
+    from dsv4c.report.checked import checked_view
+    from dsv4c.runtime.check import check
+
+    document = checked_view(check(plan.session(max_sequences=1, max_tokens=len(ids)), ids))
+    if as_json:
+        emit_json("run", {"plan": str(plan.path), "tokens": len(ids), **document})
+    else:
+        table(
+            ("kind", "runs on", "checks", "failed", "error / bound", "worst node"),
+            [
+                (k["kind"], k["impl"], k["checks"], k["failed"], k["ratio"], k["worst"])
+                for k in document["kinds"]
+            ],
+        )
+    first = document["first"]
+    if first is not None:
+        raise DsvError(
+            "DSV501",
+            f"{document['failed']} of {document['checks']} results are beyond their bound",
+            where=f"first: %{first['output']} of {first['kind']}, run by {first['impl']}, "
+            f"layer {first['layer']}, step {first['step']}",
+            expected="|result - reference| at most the bound (ratio <= 1)",
+            found="another pattern of NaN or infinity, or other integers"
+            if first["ratio"] is None
+            else f"ratio {first['ratio']:.3g}",
+        )
 
 
 def _encode(plan: Plan, text: str) -> list[int]:

@@ -27,7 +27,7 @@ demo: $(STAMP)  ## Compile the bundled model and continue a prompt with it
 	$(BIN)/dsv4c generate $(PLAN) "$(PROMPT)" --echo
 
 test: lint types  ## Lint, types and every test that needs no GPU
-	$(BIN)/python -m pytest -n 2 -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not gpu"
 
 test-gpu: $(STAMP)  ## Every test that needs a CUDA device
 	$(BIN)/python -m pytest -m gpu

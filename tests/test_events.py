@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dsv4c.errors import DsvError
-from dsv4c.events import SCHEMA, EventLog
+from dsv4c.events import SCHEMA, EventLog, read_events
 
 
 def read(path: Path) -> list[dict[str, object]]:
@@ -15,16 +15,28 @@ def read(path: Path) -> list[dict[str, object]]:
 
 
 def test_phases_and_the_rest_add_up_to_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0, 2.0, 5.0, 9.0, 10.0, 12.0, 20.0])
-    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
-    log = EventLog()  # 0
-    with log.phase("outer"), log.phase("inner"):  # 1 to 9, 2 to 5
-        pass
-    with log.phase("inner"):  # 10 to 12
-        pass
-    log.close()  # 20
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    log = EventLog()
+    now[0] = 1
+    with log.phase("outer"):
+        now[0] = 2
+        with log.phase("inner"):
+            now[0] = 5
+        now[0] = 9
+    now[0] = 10
+    with log.phase("inner"):
+        now[0] = 12
+    now[0] = 20
+    log.close()
     assert log.summary() == [("inner", 5.0), ("outer", 5.0), ("other", 10.0)]
     assert log.seconds == 20.0
+
+
+def test_without_a_path_the_records_are_kept() -> None:
+    log = EventLog()
+    log.event("remark", rule="fuse_x")
+    assert [record["kind"] for record in log.records] == ["log", "remark"]
 
 
 def test_every_line_is_on_disk_before_the_log_is_closed(tmp_path: Path) -> None:
@@ -80,3 +92,25 @@ def test_an_unwritable_place_is_one_error(tmp_path: Path) -> None:
         EventLog(tmp_path / "file" / "events.jsonl")
     assert caught.value.code == "DSV603"
     assert caught.value.exit_code == 7
+
+
+def test_reading_drops_an_unfinished_line(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with EventLog(path) as log:
+        log.event("remark", rule="fuse_x")
+    whole = read_events(path)
+    assert whole == log.records
+    with path.open("a") as file:
+        file.write('{"t": 1.0, "kind": "rem')
+    assert read_events(path) == whole
+
+
+@pytest.mark.parametrize("content", [None, "{]}\n{}"])
+def test_reading_what_is_no_log(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "events.jsonl"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(DsvError) as caught:
+        read_events(path)
+    assert caught.value.code == "DSV231"
+    assert str(path) in str(caught.value)

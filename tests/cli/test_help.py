@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from click.testing import CliRunner
@@ -14,7 +14,6 @@ from click.testing import CliRunner
 from dsv4c import __version__
 from dsv4c.cli import COMMANDS, main
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "cli"
 HEAVY = ("torch", "cutlass", "networkx", "jinja2", "rich", "numpy", "msgspec", "tokenizers")
 
 
@@ -25,13 +24,8 @@ def help_text(*words: str) -> str:
 
 
 @pytest.mark.parametrize("name", ["dsv4c", *COMMANDS])
-def test_help(name: str, request: pytest.FixtureRequest) -> None:
-    text = help_text(*([] if name == "dsv4c" else [name]))
-    path = GOLDEN / f"{name}.txt"
-    if request.config.getoption("--update-golden", default=False):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    assert text == path.read_text(encoding="utf-8")
+def test_help(name: str, golden: Callable[[str, str], None]) -> None:
+    golden(f"cli/{name}.txt", help_text(*([] if name == "dsv4c" else [name])))
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -160,6 +160,16 @@ def model(case: Case) -> DeepseekV4ForCausalLM:
     return made
 
 
+def load(folder: Path) -> DeepseekV4ForCausalLM:
+    """The model of a checkpoint, widened to fp32."""
+    wanted: dict[str, Any] = dict(
+        dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
+    )
+    made, report = DeepseekV4ForCausalLM.from_pretrained(folder, output_loading_info=True, **wanted)
+    assert not any(report.values()), report
+    return made.eval()
+
+
 def tokens(case: Case) -> list[int]:
     """The test sequence."""
     generator = torch.Generator().manual_seed(case.number)

@@ -56,6 +56,7 @@ def test_a_warm_build_compiles_nothing(cache: KernelCache, make_source: MakeSour
     )
     assert seen == ["reverse_sm_90a cached", "reverse_sm_100a cached"]
     assert not any(entry.fresh for entry in entries)
+    assert "cutlass" not in sys.modules
 
 
 def test_a_frozen_build_does_not_compile(tmp_path: Path, make_source: MakeSource) -> None:

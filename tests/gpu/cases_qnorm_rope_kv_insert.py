@@ -105,8 +105,9 @@ def _call_chain(kernel: Callable[..., object], q: torch.Tensor, *rest: torch.Ten
     turns = [torch.empty_like(q) for _ in range(3)]
 
     def chain(after_each: Callable[[], object]) -> torch.Tensor:
-        # RoPE turns the rows on at every step, so a step that reads too early shows.
-        source = q
+        # RoPE turns the rows on at every step, so a step that reads too early shows. The first
+        # step follows a memory copy, which is no kernel.
+        source = turns[2].copy_(q)
         for step in range(31):
             kernel(source, *others, turns[step % 3])
             source = turns[step % 3]

@@ -34,7 +34,6 @@ FP8_AMAX_FLOOR = 1e-4
 _SCALE_ALIGN = 8
 
 _PLAIN_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
-CACHE_FORMATS = (*_PLAIN_DTYPES, "fp8", "mxfp4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +56,21 @@ class CacheLayout:
     page: int
 
     def __post_init__(self) -> None:
-        rule = {
-            "fp8": (self._nope > 0 and self._nope % FP8_BLOCK == 0, f"{FP8_BLOCK} without rope"),
-            "mxfp4": (self.width % MXFP4_BLOCK == 0 and self.rope == 0, f"{MXFP4_BLOCK}, rope 0"),
+        wanted = {
+            "f32": (True, "a positive width"),
+            "bf16": (True, "a positive width"),
+            "fp8": (self._nope % FP8_BLOCK == 0 < self._nope, f"width - rope in {FP8_BLOCK}s"),
+            "mxfp4": (
+                self.width % MXFP4_BLOCK == self.rope == 0,
+                f"width in {MXFP4_BLOCK}s, rope 0",
+            ),
         }
-        fits, expected = rule.get(self.format, (self.format in _PLAIN_DTYPES, ""))
-        if not (fits and 0 <= self.rope <= self.width and self.width > 0 and self.page > 0):
-            known = self.format in CACHE_FORMATS
+        fits, expected = wanted.get(self.format, (False, f"a format of {', '.join(wanted)}"))
+        if not fits or not 0 <= self.rope <= self.width or self.width < 1 or self.page < 1:
             raise DsvError(
                 "DSV301",
-                f"a {self.format} cache cannot hold such entries"
-                if known
-                else "unknown cache format",
-                expected=(
-                    f"a positive width that is a multiple of {expected}"
-                    if expected
-                    else f"one of {', '.join(CACHE_FORMATS)}, positive width and page"
-                ),
+                "no cache layout for such entries",
+                expected=expected,
                 found=f"{self.format}, width {self.width}, rope {self.rope}, page {self.page}",
             )
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 from dsv4c.errors import DsvError
 from dsv4c.ir.graph import STAGES, Attr, Graph, Node, Origin
@@ -76,11 +77,12 @@ _INPUT = re.compile(r'in %(\S+): ([^"=]+(?:<[^>]*>)?[^"=]*?)(?: = (".*"))?')
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
 _NODE = re.compile(
     r"(?P<results>%.+?) = (?P<kind>[a-z]\w*(?:\.\w+)?)\((?P<operands>[^()]*)\)"
-    r"(?: \{(?P<attrs>[^{}]+)\})?"
+    r'(?: \{(?P<attrs>(?:"(?:[^"\\]|\\.)*"|[^{}"])+)\})?'
     r'(?: @(?P<origin>(?: (?:L\d+|"(?:[^"\\]|\\.)*"))+))?'
     r"(?: ! (?P<impl>\w+)(?:\[(?P<buffers>[-\d, ]+)\])?)?"
     r"(?P<open> \{)?"
 )
+_VALUE = re.compile(r"%([^,\s]+)")
 _RESULT = re.compile(r"%([^:\s]+): ([a-z]\w*(?:<[^>]*>)?(?:\[[^\]]*\])?)")
 _ATTR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\[[^\]]*\]|[^,\s]+)')
 
@@ -98,19 +100,20 @@ def parse(text: str) -> Graph:
     at = 1
     while at < len(lines) and lines[at][1].startswith("in "):
         number, line = lines[at]
-        match = _INPUT.fullmatch(line)
-        if match is None:
-            raise _error(number, line, 'in %NAME: TYPE = "TENSOR", ...')
-        inputs.append(match[1])
-        types[match[1]] = parse_type(match[2])
-        if match[3]:
-            sources[match[1]] = tuple(json.loads(part) for part in _STRINGS.findall(match[3]))
+        with _reading(number, line, 'in %NAME: TYPE = "TENSOR", ...'):
+            match = _matched(_INPUT, line)
+            inputs.append(match[1])
+            types[match[1]] = parse_type(match[2])
+            if match[3]:
+                found = _items(_STRINGS, match[3])
+                sources[match[1]] = tuple(json.loads(part[0]) for part in found)
         at += 1
     nodes, at = _parse_nodes(lines, at, types)
-    if at + 1 >= len(lines) or not lines[at][1].startswith("return ") or lines[at + 1][1] != "}":
-        number, line = lines[min(at, len(lines) - 1)]
-        raise _error(number, line, "a node, or `return %VALUE, ...` and `}`")
-    outputs = _values(lines[at][1].removeprefix("return "))
+    number, line = lines[min(at, len(lines) - 1)]
+    with _reading(number, line, "a node, or `return %VALUE, ...` and `}`"):
+        if [text for _, text in lines[at + 1 :]] != ["}"] or not line.startswith("return "):
+            raise ValueError(line)
+        outputs = _values(line.removeprefix("return "))
     return Graph(json.loads(head[1]), head[2], tuple(inputs), nodes, outputs, types, sources)
 
 
@@ -120,16 +123,16 @@ def _parse_nodes(
     nodes: list[Node] = []
     while at < len(lines) and lines[at][1].startswith("%"):
         number, line = lines[at]
-        match = _NODE.fullmatch(line)
-        if match is None:
-            raise _error(number, line, "%VALUE: TYPE = op(%OPERAND, ...) {ATTR=...} @ ORIGIN")
-        results = _RESULT.findall(match["results"])
-        own = {name: parse_type(kind) for name, kind in results}
-        inputs = _values(match["operands"])
+        with _reading(number, line, "%VALUE: TYPE = op(%OPERAND, ...) {ATTR=...} @ ORIGIN"):
+            match = _matched(_NODE, line)
+            results = [(part[1], parse_type(part[2])) for part in _items(_RESULT, match["results"])]
+            inputs = _values(match["operands"])
+            pairs = [(part[1], part[2]) for part in _items(_ATTR, match["attrs"] or "")]
+            attrs: dict[str, Attr] = {name: _attr(text) for name, text in pairs}
         unknown = [value for value in inputs if value not in types]
         if unknown:
             raise _error(number, line, f"%{unknown[0]} to be defined above")
-        attrs: dict[str, Attr] = {k: _attr(v) for k, v in _ATTR.findall(match["attrs"] or "")}
+        outputs = tuple(name for name, _ in results)
         op, _, kind = match["kind"].partition(".")
         body: Graph | None = None
         at += 1
@@ -138,38 +141,61 @@ def _parse_nodes(
             body_nodes, at = _parse_nodes(lines, at, inner)
             if at >= len(lines) or lines[at][1] != "}":
                 raise _error(number, line, "a body that ends with `}`")
-            body = Graph(kind, "model", inputs, body_nodes, tuple(own), inner)
+            body = Graph(kind, "model", inputs, body_nodes, outputs, inner)
             attrs = {"kind": kind, **attrs}
             at += 1
-        types.update(own)
-        nodes.append(
-            Node(
-                op,
-                inputs,
-                tuple(own),
-                attrs,
-                _origin(match["origin"] or ""),
-                body,
-                match["impl"] or "",
-                tuple(int(part) for part in (match["buffers"] or "").split(",") if part),
-            )
-        )
+        types.update(results)
+        buffers = tuple(int(part) for part in (match["buffers"] or "").split(",") if part)
+        origin = _origin(match["origin"] or "")
+        nodes.append(Node(op, inputs, outputs, attrs, origin, body, match["impl"] or "", buffers))
     return tuple(nodes), at
 
 
+def _matched(pattern: re.Pattern[str], text: str) -> re.Match[str]:
+    match = pattern.fullmatch(text)
+    if match is None:
+        raise ValueError(text)
+    return match
+
+
+def _items(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
+    """Matches separated by commas. Raises ValueError if anything else is in the text."""
+    if pattern.sub("", text).strip(", "):
+        raise ValueError(text)
+    return list(pattern.finditer(text))
+
+
 def _values(text: str) -> tuple[str, ...]:
-    return tuple(part.strip().removeprefix("%") for part in text.split(",") if part.strip())
+    return tuple(part[1] for part in _items(_VALUE, text))
 
 
 def _attr(text: str) -> Attr:
     value = json.loads(text)
-    return tuple(value) if isinstance(value, list) else value
+    if isinstance(value, list) and all(type(item) is int for item in value):
+        return tuple(value)
+    if not isinstance(value, bool | int | float | str):
+        raise ValueError(text)
+    return value
 
 
 def _origin(text: str) -> Origin:
     layer = re.match(r" L(\d+)", text)
     tensors = tuple(json.loads(part) for part in _STRINGS.findall(text))
     return Origin(int(layer[1]) if layer else None, tensors)
+
+
+@contextmanager
+def _reading(number: int, line: str, expected: str) -> Generator[None]:
+    """Errors of what is read inside name the line."""
+    try:
+        yield
+    except ValueError:
+        raise _error(number, line, expected) from None
+    except DsvError as error:
+        where = f"line {number}"
+        raise DsvError(
+            "DSV221", error.what, where=where, expected=error.expected, found=error.found
+        ) from None
 
 
 def _error(number: int, line: str, expected: str) -> DsvError:

@@ -165,7 +165,8 @@ def load(folder: Path) -> DeepseekV4ForCausalLM:
     wanted: dict[str, Any] = dict(
         dtype=torch.float32, attn_implementation="eager", experts_implementation="eager"
     )
-    made, report = DeepseekV4ForCausalLM.from_pretrained(folder, output_loading_info=True, **wanted)
+    loaded: Any = DeepseekV4ForCausalLM.from_pretrained(folder, output_loading_info=True, **wanted)
+    made, report = loaded
     assert not any(report.values()), report
     return made.eval()
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import oracle
 import pytest
 import torch
+from drive import in_parts, random_parts
 
 import dsv4c
 from dsv4c.evaluate import evaluate
@@ -31,15 +31,6 @@ def _one_thread() -> Iterator[None]:
 
 def exact(model: Path, folder: Path) -> Plan:
     return dsv4c.compile(model, folder, dtype="float32", kv_cache="f32")
-
-
-def prefilled(plan: Plan, ids: list[int], parts: Sequence[int]) -> torch.Tensor:
-    """Logits of every position, the sequence given in parts of these lengths."""
-    session = plan.session(max_sequences=1, max_tokens=len(ids))
-    slot = session.open()
-    ends = [sum(parts[: i + 1]) for i in range(len(parts))]
-    chunks = [ids[end - n : end] for end, n in zip(ends, parts, strict=True)]
-    return torch.cat([session.prefill(slot, chunk, return_logits="all") for chunk in chunks])
 
 
 def assert_close(got: torch.Tensor, wanted: torch.Tensor) -> None:
@@ -65,12 +56,8 @@ def test_random_model_equals_transformers(number: int, tmp_path: Path) -> None:
     oracle.save(made, tmp_path / "model")
     plan = exact(tmp_path / "model", tmp_path / "plan")
     wanted = oracle.logits(made, ids)
-    assert_close(prefilled(plan, ids, [len(ids)]), wanted)
-    draw = random.Random(number)
-    parts: list[int] = []
-    while sum(parts) < len(ids):
-        parts.append(min(draw.choice((1, 2, 3, 5, 31, 64, 127)), len(ids) - sum(parts)))
-    assert_close(prefilled(plan, ids, parts), wanted)
+    assert_close(in_parts(plan, ids, [len(ids)]), wanted)
+    assert_close(in_parts(plan, ids, random_parts(len(ids), number)), wanted)
 
 
 def test_names_and_config_of_every_flavour_make_one_plan(tmp_path: Path) -> None:
@@ -81,7 +68,7 @@ def test_names_and_config_of_every_flavour_make_one_plan(tmp_path: Path) -> None
     oracle.save_official(case, tmp_path / "saved", tmp_path / "official")
     plans = [exact(tmp_path / name, tmp_path / f"{name}.plan") for name in ("saved", "official")]
     plans.append(exact(tmp_path / "modules", tmp_path / "modules.plan"))
-    logits = [prefilled(plan, ids, [len(ids)]) for plan in plans]
+    logits = [in_parts(plan, ids, [len(ids)]) for plan in plans]
     assert_close(logits[0], oracle.logits(made, ids))
     assert torch.equal(logits[0], logits[1])
     assert torch.equal(logits[0], logits[2])
@@ -93,7 +80,7 @@ def test_trained_model_equals_transformers(tmp_path: Path) -> None:
     plan = exact(TINY, tmp_path / "plan")
     ids = Tokenizer.load(TINY).encode((TINY / "eval.txt").read_text(encoding="utf-8"))[:601]
     wanted = oracle.logits(oracle.load(TINY), ids[:-1])
-    assert_close(prefilled(plan, ids[:-1], [600]), wanted)
+    assert_close(in_parts(plan, ids[:-1], [512, 88]), wanted)
     nats = torch.nn.functional.cross_entropy(wanted.double(), torch.tensor(ids[1:])).item()
     result = evaluate(plan.session(max_sequences=1, max_tokens=600), ids, 600)
     assert result.tokens == 600

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from dsv4c.errors import DsvError as DsvError
     from dsv4c.plan.plan import Plan as Plan
     from dsv4c.plan.plan import load_plan as load_plan
-    from dsv4c.plan.plan import load_plan as load_plan
     from dsv4c.runtime.session import Session as Session
 
 __version__ = "0.1.0"

@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 Named = tuple[str, Tensor]
 
 EXPERT_FORMATS = {"nvfp4": "nvfp4", "mxfp4": "mxfp4", "bf16": "bf16"}
-LINEAR_FORMATS = {"fp8": "fp8_128", "bf16": "bf16"}
+LINEAR_FORMATS = {"fp8": "fp8_128", "fp8-all": "fp8_128", "bf16": "bf16"}
 _PLAIN = ("bf16", "f32")
 
 
@@ -91,7 +91,9 @@ def quantize_checkpoint(
         src: checkpoint folder with BF16 or F32 weights, named by any scheme.
         dst: folder to make; nothing is left there if it fails.
         experts: "nvfp4", "mxfp4" or "bf16", for routed experts.
-        attention: "fp8" or "bf16", for the linears of attention, indexer and shared experts.
+        attention: "fp8" or "bf16", for the linears of attention, indexer and shared experts;
+            "fp8-all" takes in the linears of compressors and the indexer's weights, which released
+            checkpoints keep in BF16.
         progress: called with a phase, weights done and weights in all.
 
     Raises:
@@ -102,6 +104,8 @@ def quantize_checkpoint(
         "expert": _choose("experts", experts, EXPERT_FORMATS),
         "linear": _choose("attention", attention, LINEAR_FORMATS),
     }
+    if attention == "fp8-all":
+        chosen["projection"] = chosen["linear"]
     source = Checkpoint.open(src)
     config = load_config(src)
     ledger = read_ledger(config, source)
@@ -224,8 +228,11 @@ class _Job:
         return torch.stack([tensor.to(torch.float32).abs().amax() for tensor in tensors]).amax()
 
     def _format(self, name: str) -> str:
-        """Format after the run."""
-        return self.chosen.get(self.weights[name].role, self.ledger.weights[name].format)
+        """Format after the run; the head is a projection outside of layers, and stays."""
+        before, role = self.ledger.weights[name].format, self.weights[name].role
+        if role == "projection" and ".attn." not in name:
+            return before
+        return self.chosen.get(role, before)
 
     def _changes(self, name: str) -> bool:
         return self._format(name) != self.ledger.weights[name].format
@@ -234,7 +241,7 @@ class _Job:
         role = self.weights[name].role
         if role == "expert":
             return self.classes["routed experts"]
-        if role != "linear":
+        if role != "linear" and not self._changes(name):
             return self.classes["kept"]
         return self.classes["shared experts" if ".shared_experts." in name else "attention"]
 

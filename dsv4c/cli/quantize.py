@@ -23,10 +23,10 @@ from dsv4c.cli.render import emit_json, table
 )
 @click.option(
     "--attention",
-    type=click.Choice(["fp8", "bf16"]),
+    type=click.Choice(["fp8", "fp8-all", "bf16"]),
     default="fp8",
     show_default=True,
-    help="Format of the attention and shared-expert linears.",
+    help="Format of the attention and shared-expert linears; fp8-all: of compressors too.",
 )
 @json_option
 @debug_option

@@ -10,9 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from dsv4c.ir import ops as _ops
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.op import OPS, Cost, bind_operands, full_attrs
 from dsv4c.ir.types import CacheType, TensorType, Type, WeightType, evaluate
+
+assert _ops.__all__, "importing the package declares the ops"
 
 
 def node_cost(node: Node, types: Mapping[str, Type], env: Mapping[str, int]) -> Cost:

@@ -41,7 +41,8 @@ class Node:
     """One operation.
 
     `impl` is set when lowered: a kernel's name or `reference`. `buffers` is set when planned: one
-    buffer per output, -1 for states, which have their own; a view has its operand's.
+    buffer per output, -1 for what lies elsewhere, states and views of graph inputs; a view has its
+    operand's.
     """
 
     op: str
@@ -61,7 +62,7 @@ class Node:
     @property
     def kind(self) -> str:
         """The op's name, or `fused.KIND`."""
-        return f"fused.{self.attrs['kind']}" if self.body is not None else self.op
+        return f"fused.{self.attrs.get('kind', '?')}" if self.body is not None else self.op
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,11 @@ def writes(node: Node, graph: Graph) -> dict[str, str]:
     A state output takes the place of the state input of the same order.
     """
     states = (CacheType, RowsType)
-    new = [value for value in node.outputs if isinstance(graph.types[value], states)]
+    new = [value for value in node.outputs if isinstance(graph.types.get(value), states)]
     if not new:
         return {}
     if node.body is None:
-        old = [value for value in node.inputs if isinstance(graph.types[value], states)]
+        old = [value for value in node.inputs if isinstance(graph.types.get(value), states)]
         return dict(zip(new, old, strict=False))
     chain = {
         made: took for inner in node.body.nodes for made, took in writes(inner, node.body).items()
@@ -155,7 +156,7 @@ def view_roots(graph: Graph) -> dict[str, str]:
     root = {value: value for value in graph.inputs}
     for node in graph.nodes:
         for value in node.outputs:
-            root[value] = root[node.inputs[0]] if node.op == "view" else value
+            root[value] = root.get(node.inputs[0], value) if node.op == "view" else value
     return root
 
 

@@ -45,7 +45,7 @@ def _node_lines(graph: Graph, indent: str) -> Iterator[str]:
 
 
 def _one(node: Node, graph: Graph, indent: str) -> Iterator[str]:
-    results = ", ".join(f"%{value}: {graph.types[value]}" for value in node.outputs)
+    results = ", ".join(f"%{value}: {graph.types.get(value, '?')}" for value in node.outputs)
     operands = ", ".join(f"%{value}" for value in node.inputs)
     attrs = {k: v for k, v in node.attrs.items() if not (node.body and k == "kind")}
     text = f"{indent}{results} = {node.kind}({operands})"

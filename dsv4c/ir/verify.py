@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsv4c.errors import DsvError
+from dsv4c.ir import ops as _ops
 from dsv4c.ir.graph import STAGES, Graph, Node, view_roots, writes
 from dsv4c.ir.op import OpError, infer
 from dsv4c.ir.text import show_node
 from dsv4c.ir.types import CacheType, RowsType, WeightType
+
+assert _ops.__all__, "importing the package declares the ops"
 
 
 def verify(graph: Graph, after: str = "") -> None:
@@ -61,9 +64,13 @@ def _structure(graph: Graph, defined: set[str]) -> Iterator[tuple[Node | None, s
 
 def _typed(node: Node, graph: Graph) -> Iterator[tuple[Node | None, str]]:
     if node.body is None:
+        untyped = [value for value in node.inputs if value not in graph.types]
+        if untyped:
+            yield node, f"%{untyped[0]} has no type"
+            return
         try:
             results = infer(node.op, [graph.types[value] for value in node.inputs], node.attrs)
-        except (OpError, KeyError) as error:
+        except OpError as error:
             yield node, str(error)
             return
         declared = tuple(graph.types.get(value) for value in node.outputs)
@@ -113,10 +120,11 @@ def _buffers(graph: Graph) -> Iterator[tuple[Node | None, str]]:
             continue
         for value, buffer in zip(node.outputs, node.buffers, strict=True):
             state = isinstance(graph.types[value], CacheType | RowsType)
-            if state != (buffer < 0):
+            outside = state or root[value] in graph.inputs
+            if outside != (buffer < 0):
                 yield node, f"%{value} has buffer {buffer}"
             owner, until = holder.get(buffer, ("", -1))
-            if state or owner == root[value]:
+            if outside or owner == root[value]:
                 continue
             if until >= i:
                 yield node, f"%{value} overwrites %{owner}, which is read later"

@@ -35,7 +35,7 @@ class AssignBuffers:
             buffers: list[int] = []
             for value in node.outputs:
                 type_ = graph.types[value]
-                if not isinstance(type_, TensorType):
+                if not isinstance(type_, TensorType) or root[value] in graph.inputs:
                     buffers.append(NO_BUFFER)
                     continue
                 if root[value] not in held:

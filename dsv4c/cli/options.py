@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,9 @@ class Invocation:
 
     def start(self, ctx: click.Context, color: str) -> None:
         """Apply the group's options, warn about unknown variables, start logging."""
+        # torch's idle OpenMP threads spin by default: on a busy machine a step of a small model
+        # then takes ten times as long. Read when torch is imported.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         if color == "never" or (color == "auto" and not settings.color_allowed()):
             ctx.color = False
         elif color == "always":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from operator import index
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -11,7 +12,7 @@ from dsv4c.errors import DsvError
 from dsv4c.runtime.batch import Rows, step_inputs
 from dsv4c.runtime.executor import Executor, Watcher
 from dsv4c.runtime.sampling import check_sampling, sample
-from dsv4c.runtime.slots import SlotTable
+from dsv4c.runtime.slots import SlotTable, pages_for
 
 if TYPE_CHECKING:
     from dsv4c.plan.plan import Plan
@@ -48,8 +49,9 @@ class Session:
         self.vocab_size, self.eos_token_ids = model.vocab_size, model.eos_token_ids
         self.chunk = plan.manifest.options.chunk
         self.device = plan.device()
+        pages = max_sequences * pages_for(max_tokens)
+        self.executor: Executor = plan.executor(max_sequences, pages)
         self.slots = SlotTable(max_sequences, max_tokens, self.device)
-        self.executor: Executor = plan.executor(max_sequences, self.slots.pages)
 
     def open(self) -> int:
         """A slot for a new sequence, empty. Raises DsvError DSV243 if none is free."""
@@ -179,12 +181,12 @@ class Session:
             )
         prompt = self._checked(ids)
         limit = self.slots.max_tokens
-        if len(prompt) + max_new_tokens > limit + 1:
+        if len(prompt) + max_new_tokens > limit:
             raise DsvError(
                 "DSV242",
                 "prompt and new tokens do not fit the session's limit",
                 expected=f"at most {limit} tokens",
-                found=f"{len(prompt)} + {max_new_tokens}",
+                found=f"{len(prompt)} + {max_new_tokens} = {len(prompt) + max_new_tokens}",
                 hint="open the session with a larger max_tokens",
             )
         return self._continue(prompt, max_new_tokens, temperature, top_p, seed)
@@ -211,13 +213,14 @@ class Session:
             self.close(slot)
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
-        tokens = [int(token) for token in ids]
-        if not tokens:
-            raise DsvError(
-                "DSV241", "there are no token ids", expected="at least one", found="none"
-            )
-        for place, token in enumerate(tokens):
-            if not 0 <= token < self.vocab_size:
+        tokens: list[int] = []
+        for place, token in enumerate(ids):
+            try:
+                tokens.append(index(token))
+                wrong = not 0 <= tokens[-1] < self.vocab_size
+            except TypeError:
+                wrong = True
+            if wrong:
                 raise DsvError(
                     "DSV241",
                     "a token id is out of range",
@@ -225,4 +228,8 @@ class Session:
                     expected=f"0 to {self.vocab_size - 1}",
                     found=str(token),
                 )
+        if not tokens:
+            raise DsvError(
+                "DSV241", "there are no token ids", expected="at least one", found="none"
+            )
         return tokens

@@ -10,6 +10,11 @@ from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.build import PAGE_TOKENS
 
 
+def pages_for(tokens: int) -> int:
+    """Pages that hold so many tokens of one sequence."""
+    return -(-tokens // PAGE_TOKENS)
+
+
 @dataclass
 class SlotTable:
     """Hands out slots and pages of 128 tokens; one block table serves every layer.
@@ -26,7 +31,7 @@ class SlotTable:
     lengths: dict[int, int] = field(default_factory=dict[int, int])
 
     def __post_init__(self) -> None:
-        self.pages_per_slot = -(-self.max_tokens // PAGE_TOKENS)
+        self.pages_per_slot = pages_for(self.max_tokens)
         self.pages = self.max_sequences * self.pages_per_slot
         shape = (self.max_sequences, self.pages_per_slot)
         self.block_table = torch.zeros(shape, dtype=torch.int32, device=self.device)

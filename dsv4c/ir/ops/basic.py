@@ -20,7 +20,7 @@ register(
         (Arg("y", "T d", dtype="attr"),),
         embed,
         attrs={"dtype": "bf16"},
-        traffic=lambda dims, attrs: -2.0 * (dims["V"] - dims["T"]) * dims["d"],
+        traffic=lambda dims, attrs: dims["weight_bytes"] * (dims["T"] / dims["V"] - 1),
     )
 )
 

@@ -100,6 +100,7 @@ def topk_entries(
     k: int,
 ) -> torch.Tensor:
     n = min(k, scores.shape[1])
+    scores = scores.masked_fill(scores.isnan(), -torch.inf)  # sort would put them first
     best, entry = scores.sort(dim=1, descending=True, stable=True)
     best, entry = best[:, :n], entry[:, :n]
     table = block_table[slot.clamp(min=0)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Literal
 
@@ -154,8 +154,10 @@ class Session:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
-    ) -> Iterator[int]:
-        """Continue a prompt, one token at a time, in a slot of its own.
+    ) -> Generator[int, None, None]:
+        """Continue a prompt, one token at a time, in a slot of its own that is free again at the end.
+
+        The end is the last token, or `close()` of the generator.
 
         Args:
             ids: the prompt, at least one id.
@@ -171,7 +173,7 @@ class Session:
         Raises:
             DsvError: DSV101 (sampling), DSV241, DSV242, DSV243, before the first token.
         """
-        check_sampling(temperature, top_p)
+        check_sampling(temperature, top_p, seed)
         if max_new_tokens < 0:
             raise DsvError(
                 "DSV101",
@@ -193,7 +195,7 @@ class Session:
 
     def _continue(
         self, prompt: list[int], count: int, temperature: float, top_p: float, seed: int | None
-    ) -> Iterator[int]:
+    ) -> Generator[int, None, None]:
         generator = torch.Generator()
         if seed is None:
             generator.seed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import small
@@ -106,6 +107,7 @@ REFUSED: dict[str, tuple[Call, str, dict[str, str]]] = {
         "DSV101",
         {"expected": "above 0, at most 1", "found": "0.0"},
     ),
+    "generate: seed": (lambda s: s.generate([1], seed=-1), "DSV101", {"found": "-1"}),
     "generate: max_new_tokens": (
         lambda s: s.generate([1], max_new_tokens=-1),
         "DSV101",
@@ -205,7 +207,7 @@ def test_compile_refuses_unknown_options(
     model: Path, tmp_path: Path, option: str, value: str, code: str, expected: str
 ) -> None:
     with pytest.raises(DsvError, match=f"unknown {option}") as caught:
-        dsv4c.compile(model, tmp_path / "plan", **{option: value})
+        dsv4c.compile(model, tmp_path / "plan", **cast("Any", {option: value}))
     assert caught.value.code == code
     assert caught.value.expected == expected
     assert caught.value.found == repr(value)

@@ -30,7 +30,7 @@ def compress_pool(
     done = (((pos + 1) % ratio == 0) & (slot >= 0)).nonzero()[:, 0]
     if len(done):
         pooled[done] = _pool(fresh, rows, pos, slot, start, done, ratio, width)
-    _store(rows, fresh, pos, slot, start)
+    _store(rows, fresh, pos, slot)
     return pooled
 
 
@@ -62,13 +62,11 @@ def _pool(
     return (z.softmax(1) * kv.masked_fill(missing, 0)).sum(1)
 
 
-def _store(
-    rows: State, fresh: torch.Tensor, pos: torch.Tensor, slot: torch.Tensor, start: torch.Tensor
-) -> None:
+def _store(rows: State, fresh: torch.Tensor, pos: torch.Tensor, slot: torch.Tensor) -> None:
     """Keep each row unless a later token of the same sequence and step takes its place."""
     total = rows.buffer.shape[1]
     kept = slot >= 0
-    kept[:-total] &= start[:-total] != start[total:]
+    kept[:-total] &= slot[:-total] != slot[total:]
     rows.buffer[slot[kept], pos[kept] % total] = fresh[kept].to(rows.buffer.dtype)
 
 

@@ -19,7 +19,6 @@ from dsv4c.errors import DsvError
 from dsv4c.events import EventLog
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.text import show
-from dsv4c.ir.types import CacheType, RowsType
 from dsv4c.models.deepseek_v4.build import BuildOptions, build_graph, check_supported
 from dsv4c.models.deepseek_v4.config import ModelConfig, load_config
 from dsv4c.models.deepseek_v4.names import read_ledger
@@ -28,7 +27,7 @@ from dsv4c.passes.base import PassRecord, run_passes
 from dsv4c.pipeline import pipeline
 from dsv4c.plan import manifest
 from dsv4c.plan.files import MANIFEST, replaced_folder, sha256
-from dsv4c.plan.plan import Plan
+from dsv4c.plan.plan import Plan, schedule_of, states_of
 from dsv4c.plan.weights import write_weights
 from dsv4c.report.passes import record_pass
 
@@ -110,8 +109,8 @@ def compile(
             kernels=kernels,
             library=LIBRARY if kernels else None,
             passes=passes.entries,
-            schedule=_schedule(graph),
-            states=_states(graph),
+            schedule=schedule_of(graph),
+            states=states_of(graph),
             buffers=buffer_sizes(graph, _largest_step(options)),
             weights=weights,
             files=files,
@@ -240,23 +239,6 @@ def _model(path: Path, config: ModelConfig, work: Path) -> manifest.Model:
         config.max_position_embeddings,
         list(config.eos_token_ids),
     )
-
-
-def _schedule(graph: Graph) -> list[manifest.Step]:
-    return [
-        manifest.Step(node.name, node.kind, node.impl, node.origin.layer, list(node.buffers))
-        for node in graph.nodes
-    ]
-
-
-def _states(graph: Graph) -> list[manifest.State]:
-    states: list[manifest.State] = []
-    for name in graph.states:
-        type_ = graph.types[name]
-        assert isinstance(type_, CacheType | RowsType)
-        slot, page = type_.nbytes({"S": 1, "N": 0}), type_.nbytes({"S": 0, "N": 1})
-        states.append(manifest.State(name, str(type_), slot, page))
-    return states
 
 
 def _hashes(work: Path) -> dict[str, str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -16,6 +18,9 @@ from pathlib import Path
 from dsv4c.errors import DsvError
 
 MANIFEST = "manifest.json"
+_FAMILY = "dsv4c.plan/"  # of every version's schema
+# A folder that a compile works in; locked while it lives, so that what a kill left is known.
+_WORK = ".dsv4c-part"
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
@@ -66,32 +71,39 @@ def verify_files(root: Path, files: dict[str, str]) -> None:
 def replaced_folder(out: Path) -> Generator[Path]:
     """A new folder beside `out` that takes its place when the body ends well, else vanishes.
 
+    What compiles that were killed have left there vanishes too.
+
     Raises:
         DsvError: DSV102 if `out` exists and is no plan; DSV603 if the disk refuses.
     """
-    if out.exists() or out.is_symlink():
-        known = (out / MANIFEST).is_file() or (out.is_dir() and not any(out.iterdir()))
-        if not known:
-            raise DsvError(
-                "DSV102",
-                "the output path exists and is not a plan",
-                where=str(out),
-                expected="a new path, an empty folder or an earlier plan",
-                hint="choose another path",
-            )
+    if (out.exists() or out.is_symlink()) and not _replaceable(out):
+        raise DsvError(
+            "DSV102",
+            "the output path exists and is not a plan",
+            where=str(out),
+            expected="a new path, an empty folder or an earlier plan",
+            hint="choose another path",
+        )
+    out = out.resolve()
     work: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        work.chmod(0o755)
-        yield work
-        _swap(work, out)
+        with _locked(out.parent):
+            _remove_abandoned(out)
+            work = _beside(out)
+            held = _lock(work)
+        try:
+            yield work
+            with _locked(out.parent):
+                _swap(work, out)
+        finally:
+            os.close(held)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DsvError(
             "DSV603",
             "the disk is full" if full else "the plan cannot be written",
-            where=str(error.filename or out),
+            where=str(error.filename or out).replace(str(work), str(out)),
             found=error.strerror or str(error),
             hint="free disk space, or choose another place",
         ) from error
@@ -100,11 +112,59 @@ def replaced_folder(out: Path) -> Generator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
+def _replaceable(out: Path) -> bool:
+    """Whether `out` is a folder that holds nothing or a plan."""
+    try:
+        if not any(out.iterdir()):
+            return True
+        head = json.loads((out / MANIFEST).read_bytes())
+        return str(head["schema"]).startswith(_FAMILY)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+
+
+def _beside(out: Path) -> Path:
+    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=_WORK, dir=out.parent))
+    work.chmod(0o755)
+    return work
+
+
+def _lock(folder: Path, flags: int = fcntl.LOCK_EX) -> int:
+    """A descriptor that holds the folder's lock until it is closed. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, flags)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def _locked(folder: Path) -> Generator[None]:
+    descriptor = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(out: Path) -> None:
+    for path in out.parent.iterdir():
+        if path.name.startswith(f".{out.name}.") and path.name.endswith(_WORK):
+            try:
+                held = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue  # in use
+            shutil.rmtree(path, ignore_errors=True)
+            os.close(held)
+
+
 def _swap(work: Path, out: Path) -> None:
     old: Path | None = None
     if out.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{out.name}.old.", dir=out.parent))
-        os.replace(out, old)  # noqa: PTH105  (replaces the empty folder that mkdtemp made)
+        old = _beside(out)
+        os.replace(out, old)  # noqa: PTH105  (replaces the empty folder that _beside made)
     try:
         os.replace(work, out)  # noqa: PTH105
     except OSError:

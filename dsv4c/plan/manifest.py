@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 SCHEMA = "dsv4c.plan/1"
@@ -99,7 +101,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     schema: str
     dsv4c: str
-    target: str
+    target: Annotated[str, msgspec.Meta(pattern="^(cpu|sm_90a|sm_100a)$")]
     tools: dict[str, str]
     model: Model
     options: Options

@@ -63,17 +63,23 @@ class Plan:
             )
         read = _decode(inside(path, MANIFEST))
         verify_files(path, read.files)
+        _require_hashes(path, read)
         last = [one.ir for one in read.passes if one.ir is not None]
         graph = parse(inside(path, last[-1]).read_text(encoding="utf-8"))
         verify(graph)
-        steps = [(node.name, node.impl) for node in graph.nodes]
-        if graph.stage != "planned" or steps != [(step.node, step.impl) for step in read.schedule]:
-            raise DsvError(
-                "DSV231",
-                "the plan's schedule and its graph disagree",
-                where=str(path),
-                hint="compile the plan again",
-            )
+        for part, agree in (
+            ("stage", graph.stage == "planned"),
+            ("schedule", read.schedule == schedule_of(graph)),
+            ("states", read.states == states_of(graph)),
+            ("weights", list(read.weights) == graph.weights),
+        ):
+            if not agree:
+                raise DsvError(
+                    "DSV231",
+                    f"the plan's {part} and its graph disagree",
+                    where=str(path),
+                    hint="compile the plan again",
+                )
         return cls(path, read, graph)
 
     @property
@@ -162,6 +168,41 @@ def load_plan(path: str | Path) -> Plan:
     No native code is opened before a session is made. Raises DsvError DSV231, DSV232, DSV233.
     """
     return Plan.load(Path(path))
+
+
+def schedule_of(graph: Graph) -> list[manifest.Step]:
+    """The manifest's schedule of a planned graph."""
+    return [
+        manifest.Step(node.name, node.kind, node.impl, node.origin.layer, list(node.buffers))
+        for node in graph.nodes
+    ]
+
+
+def states_of(graph: Graph) -> list[manifest.State]:
+    """The manifest's geometry of a graph's states."""
+    states: list[manifest.State] = []
+    for name in graph.states:
+        type_ = graph.types[name]
+        assert isinstance(type_, CacheType | RowsType)
+        slot, page = type_.nbytes({"S": 1, "N": 0}), type_.nbytes({"S": 0, "N": 1})
+        states.append(manifest.State(name, str(type_), slot, page))
+    return states
+
+
+def _require_hashes(path: Path, read: manifest.Manifest) -> None:
+    """Raise DsvError DSV231 unless every file that the manifest names was hashed."""
+    named = {one.ir for one in read.passes} | {read.library}
+    named |= {part.file for weight in read.weights.values() for part in weight.components}
+    named -= {None}
+    unknown = sorted(str(name) for name in named if name not in read.files)
+    if unknown or not any(one.ir for one in read.passes):
+        raise DsvError(
+            "DSV231",
+            "the manifest names no graph, or a file without its hash",
+            where=str(path / MANIFEST),
+            found=", ".join(unknown),
+            hint="compile the plan again",
+        )
 
 
 def _decode(path: Path) -> manifest.Manifest:

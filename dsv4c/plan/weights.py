@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -41,8 +43,6 @@ def write_weights(
     Raises:
         DsvError: DSV211 or DSV213 from reading.
     """
-    from safetensors.torch import save_file
-
     (folder / "weights").mkdir()
     entries: dict[str, manifest.Weight] = {}
     shard: dict[str, torch.Tensor] = {}
@@ -53,7 +53,7 @@ def write_weights(
         tensors = checkpoint.read_weight(source)
         size = sum(tensor.nbytes for tensor in tensors)
         if shard and held + size > SHARD_BYTES:
-            save_file(shard, folder / _shard(number))
+            _save(shard, folder / _shard(number))
             shard, held, number = {}, 0, number + 1
         components: list[manifest.Component] = []
         for part, tensor in zip(weight_format(source.format).component_names, tensors, strict=True):
@@ -65,9 +65,24 @@ def write_weights(
         entries[name] = manifest.Weight(
             source.format, list(source.shape), components, list(graph.sources[name])
         )
-    save_file(shard, folder / _shard(number))
+    _save(shard, folder / _shard(number))
     progress(len(graph.weights), len(graph.weights))
     return entries
+
+
+def _save(shard: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file. Raises OSError, which the library hides in an error of its own."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(shard, path)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(path)) from error
 
 
 def _shard(number: int) -> str:
@@ -95,6 +110,7 @@ def read_weights(
         name: safe_open(inside(root, name), framework="pt", device=str(device))
         for name in sorted(files)
     }
+    stored = {(name, key) for name, file in opened.items() for key in file.keys()}  # noqa: SIM118
     weights: dict[str, Weight] = {}
     for name in graph.weights:
         type_ = graph.types[name]
@@ -102,12 +118,18 @@ def read_weights(
         entry = entries.get(name)
         if entry is None or (entry.format, tuple(entry.dims)) != (type_.format, type_.dims):
             raise _mismatch(root, name, str(type_), str(entry))
-        shapes = weight_format(type_.format).component_shapes(type_.dims)
+        spec = weight_format(type_.format)
+        if len(entry.components) != len(spec.components):
+            raise _mismatch(root, name, ", ".join(spec.component_names), str(entry.components))
         tensors: list[torch.Tensor] = []
-        for part, shape in zip(entry.components, shapes, strict=True):
+        shapes = spec.component_shapes(type_.dims)
+        for part, known, shape in zip(entry.components, spec.components, shapes, strict=True):
+            if (part.file, part.tensor) not in stored:
+                raise _mismatch(root, part.tensor, f"a tensor of {part.file}", "nothing")
             tensor = opened[part.file].get_tensor(part.tensor)
-            if tuple(tensor.shape) != tuple(shape):
-                raise _mismatch(root, part.tensor, str(list(shape)), str(list(tensor.shape)))
+            if tuple(tensor.shape) != tuple(shape) or tensor.dtype not in known.dtypes:
+                wanted = f"{list(shape)} of {' or '.join(str(d) for d in known.dtypes)}"
+                raise _mismatch(root, part.tensor, wanted, f"{list(tensor.shape)} {tensor.dtype}")
             tensors.append(tensor)
         weights[name] = Weight(type_, tuple(tensors))
     return weights

@@ -151,6 +151,23 @@ def writes(node: Node, graph: Graph) -> dict[str, str]:
     return found
 
 
+def rename_inputs(node: Node, names: Mapping[str, str]) -> Node:
+    """The node reading other values, inside its body too."""
+    inputs = tuple(names.get(value, value) for value in node.inputs)
+    if inputs == node.inputs:
+        return node
+    if node.body is None:
+        return replace(node, inputs=inputs)
+    inner = dict(zip(node.inputs, inputs, strict=True))
+    body = replace(
+        node.body,
+        inputs=inputs,
+        nodes=tuple(rename_inputs(part, inner) for part in node.body.nodes),
+        types={inner.get(value, value): type_ for value, type_ in node.body.types.items()},
+    )
+    return replace(node, inputs=inputs, body=body)
+
+
 def view_roots(graph: Graph) -> dict[str, str]:
     """For every value the one whose memory it is: a `view` shares its operand's."""
     root = {value: value for value in graph.inputs}

@@ -44,7 +44,8 @@ class AssignBuffers:
             nodes.append(replace(node, buffers=tuple(buffers)))
             for value in [value for value in held if last.get(value, i) <= i]:
                 free.append(held.pop(value))
-        return PassResult(at_stage(graph.with_nodes(nodes), "planned"), True)
+        planned = at_stage(graph.with_nodes(nodes), "planned")
+        return PassResult(planned, planned != graph)
 
 
 def _take(free: list[int], sizes: list[int], size: int) -> int:

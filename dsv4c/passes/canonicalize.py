@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dsv4c.ir.graph import Graph, Node
+from dsv4c.ir.graph import Graph, Node, rename_inputs
 from dsv4c.ir.op import OPS, full_attrs
 from dsv4c.passes.base import PassResult, Remark
 
@@ -21,11 +21,10 @@ class Canonicalize:
         remarks: list[Remark] = []
         made: dict[str, Node] = {}
         for node in graph.nodes:
-            inputs = tuple(renamed.get(value, value) for value in node.inputs)
+            new = rename_inputs(node, renamed)
             attrs = node.attrs if node.body else full_attrs(OPS[node.op], node.attrs)
-            new = node
-            if inputs != node.inputs or attrs != node.attrs:
-                new = replace(node, inputs=inputs, attrs=attrs)
+            if attrs != node.attrs:
+                new = replace(new, attrs=attrs)
             if new.op == "view":
                 source = made.get(new.inputs[0])
                 if source is not None and source.op == "view":

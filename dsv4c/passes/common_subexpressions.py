@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dsv4c.ir.graph import Attr, Graph, Node
+from dsv4c.ir.graph import Attr, Graph, Node, rename_inputs
 from dsv4c.ir.types import CacheType, RowsType
 from dsv4c.passes.base import PassResult, Remark
 
@@ -21,8 +21,7 @@ class CommonSubexpressions:
         nodes: list[Node] = []
         merged: dict[str, int] = {}
         for node in graph.nodes:
-            inputs = tuple(renamed.get(value, value) for value in node.inputs)
-            new = node if inputs == node.inputs else replace(node, inputs=inputs)
+            new = rename_inputs(node, renamed)
             values = (*new.inputs, *new.outputs)
             pure = not any(isinstance(graph.types[value], CacheType | RowsType) for value in values)
             key = (new.op, new.inputs, tuple(sorted(new.attrs.items())))

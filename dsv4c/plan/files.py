@@ -71,24 +71,17 @@ def verify_files(root: Path, files: dict[str, str]) -> None:
 def replaced_folder(out: Path) -> Generator[Path]:
     """A new folder beside `out` that takes its place when the body ends well, else vanishes.
 
-    What compiles that were killed have left there vanishes too.
+    A link is followed: what it leads to is replaced. What killed compiles have left there vanishes.
 
     Raises:
         DsvError: DSV102 if `out` exists and is no plan; DSV603 if the disk refuses.
     """
-    if (out.exists() or out.is_symlink()) and not _replaceable(out):
-        raise DsvError(
-            "DSV102",
-            "the output path exists and is not a plan",
-            where=str(out),
-            expected="a new path, an empty folder or an earlier plan",
-            hint="choose another path",
-        )
     out = out.resolve()
     work: Path | None = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with _locked(out.parent):
+            _require_replaceable(out)
             _remove_abandoned(out)
             work = _beside(out)
             held = _lock(work)
@@ -103,7 +96,7 @@ def replaced_folder(out: Path) -> Generator[Path]:
         raise DsvError(
             "DSV603",
             "the disk is full" if full else "the plan cannot be written",
-            where=str(error.filename or out).replace(str(work), str(out)),
+            where=str(error.filename or out).replace(str(work or out), str(out)),
             found=error.strerror or str(error),
             hint="free disk space, or choose another place",
         ) from error
@@ -112,15 +105,25 @@ def replaced_folder(out: Path) -> Generator[Path]:
             shutil.rmtree(work, ignore_errors=True)
 
 
-def _replaceable(out: Path) -> bool:
-    """Whether `out` is a folder that holds nothing or a plan."""
+def _require_replaceable(out: Path) -> None:
+    """Raise DsvError DSV102 unless `out` is not there, or a folder that holds nothing or a plan."""
+    if not out.exists():
+        return
     try:
         if not any(out.iterdir()):
-            return True
+            return
         head = json.loads((out / MANIFEST).read_bytes())
-        return str(head["schema"]).startswith(_FAMILY)
+        known = str(head["schema"]).startswith(_FAMILY)
     except (OSError, ValueError, LookupError, TypeError):
-        return False
+        known = False
+    if not known:
+        raise DsvError(
+            "DSV102",
+            "the output path exists and is not a plan",
+            where=str(out),
+            expected="a new path, an empty folder or an earlier plan",
+            hint="choose another path",
+        )
 
 
 def _beside(out: Path) -> Path:
@@ -161,6 +164,7 @@ def _remove_abandoned(out: Path) -> None:
 
 
 def _swap(work: Path, out: Path) -> None:
+    _require_replaceable(out)
     old: Path | None = None
     if out.exists():
         old = _beside(out)

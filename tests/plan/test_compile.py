@@ -93,11 +93,7 @@ def _web_extension(path: Path) -> None:
     (path / "manifest.json").write_text('{"manifest_version": 3}', encoding="utf-8")
 
 
-def _dangling(path: Path) -> None:
-    path.symlink_to("nowhere")
-
-
-@pytest.mark.parametrize("make", [_file, _folder, _web_extension, _dangling])
+@pytest.mark.parametrize("make", [_file, _folder, _web_extension])
 def test_what_is_no_plan_is_left_alone(
     model: Path, tmp_path: Path, make: Callable[[Path], None]
 ) -> None:
@@ -130,6 +126,20 @@ def test_a_compile_that_fails_leaves_the_old_plan(model: Path, tmp_path: Path) -
     with pytest.raises(DsvError, match="DSV211"):
         exact(broken, tmp_path / "new")
     assert names(tmp_path) == ["broken", "plan"]
+
+
+def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def write() -> None:
+        with replaced_folder(out) as work:
+            _file(work / "file")
+            _folder(out)
+
+    with pytest.raises(DsvError, match="is not a plan"):
+        write()
+    assert names(tmp_path) == ["out"]
+    assert names(out) == ["file"]
 
 
 @pytest.mark.parametrize("stage", ["read_ledger", "_run_passes", "write_weights", "_hashes"])

@@ -1,0 +1,1 @@
+"""The IR: types, ops, graph, text, verifier, interpreter. Knows no files, kernels or devices."""

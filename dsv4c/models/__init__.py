@@ -1,0 +1,1 @@
+"""Architectures: config.json and checkpoint names to a graph."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsv4c.checkpoint.header import TensorInfo, read_header, unique_names
 from dsv4c.errors import DsvError
-from dsv4c.ir.weight_formats import check_scale, weight_format
+from dsv4c.ir.weight_formats import check_finite, weight_format
 from dsv4c.models.deepseek_v4.names import TensorSlice, WeightSource
 
 CONFIG = "config.json"
@@ -110,7 +110,7 @@ class Checkpoint:
         """Component tensors of a weight, in the order of its format, experts stacked.
 
         Raises:
-            DsvError: DSV211, a file has changed; DSV213, a scale is NaN or infinite.
+            DsvError: DSV211, a file has changed; DSV213, a value or a scale is NaN or infinite.
         """
         shapes = weight_format(source.format).component_shapes(source.shape)
         tensors: list[Tensor] = []
@@ -139,7 +139,7 @@ class Checkpoint:
         if source.format == "f32":
             tensor = tensor.to(torch.float32)
         where = f"{self.path / self.tensors[piece.name].file}, tensor {piece.name}"
-        check_scale(source.format, component, tensor, where)
+        check_finite(source.format, component, tensor, where)
         return tensor
 
 

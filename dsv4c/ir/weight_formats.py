@@ -251,6 +251,16 @@ def quantize(fmt: str, w: Tensor, amax: Tensor | None = None) -> tuple[Tensor, .
 def check_scale(fmt: str, component: str, tensor: Tensor, where: str = "") -> None:
     """Refuse a scale that is not finite; other components pass.
 
+    Raises:
+        DsvError: DSV213.
+    """
+    if component != "weight":
+        check_finite(fmt, component, tensor, where)
+
+
+def check_finite(fmt: str, component: str, tensor: Tensor, where: str = "") -> None:
+    """Refuse NaN and infinities in a component; kernels do not look for NaN codes in weights.
+
     Args:
         fmt: format name.
         component: which component of the format the tensor is.
@@ -260,20 +270,21 @@ def check_scale(fmt: str, component: str, tensor: Tensor, where: str = "") -> No
     Raises:
         DsvError: DSV213.
     """
-    if component == "weight":
+    what = "values" if component == "weight" else "scales"
+    if tensor.dtype == torch.int64 or (fmt in ("mxfp4", "nvfp4") and component == "weight"):
         return
-    if tensor.dtype == torch.float32:
+    if tensor.is_floating_point():
         bad = ~torch.isfinite(tensor)
-    elif fmt == "nvfp4":
+    elif fmt == "nvfp4" or component == "weight":
         bad = (tensor & 0x7F) == 0x7F
     else:
         bad = tensor == E8M0_NAN
     if count := int(bad.sum()):
         raise DsvError(
             "DSV213",
-            f"a {fmt} weight has scales that are not finite",
+            f"a {fmt} weight has {what} that are not finite",
             where=where or f"component {component}",
-            expected="finite scales",
+            expected=f"finite {what}",
             found=f"{count} of {tensor.numel()} are NaN or infinite",
             hint="the checkpoint is damaged: fetch the file again",
         )

@@ -222,3 +222,11 @@ def test_gpu_plan_without_a_gpu(plan: Path, tmp_path: Path) -> None:
     manifest["target"] = "sm_90a"
     (copy / "manifest.json").write_text(json.dumps(manifest))
     refused(invoke("generate", copy, "a"), "DSV601", 7, "sm_90a", "--target cpu")
+
+
+def test_weight_that_is_not_finite(broken: Path) -> None:
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["layers.2.attn.wo_b.weight"][3, 5] = torch.nan
+
+    edit_tensors(broken, spoil)
+    compile_refused(broken, "DSV213", 3, "layers.2.attn.wo_b.weight", "1 of")

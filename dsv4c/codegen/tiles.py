@@ -36,7 +36,7 @@ class AttentionTile:
     Args:
         mma: `wgmma` or `mma` (mma.sync).
         splits: (largest T * blocks of 64 heads, blocks of a cluster that share the rows), ascending.
-        producer_registers, consumer_registers: per thread, of 128 and 256 threads.
+        producer_registers, consumer_registers: per thread, of 256 threads each.
     """
 
     mma: str
@@ -46,6 +46,100 @@ class AttentionTile:
 
 
 SPARSE_ATTENTION: dict[str, AttentionTile] = {
-    "sm_90a": AttentionTile("wgmma", ((16, 8), (66, 2)), 88, 208),
-    "sm_100a": AttentionTile("mma", ((16, 8), (74, 2)), 88, 208),
+    "sm_90a": AttentionTile("wgmma", ((16, 8), (66, 2)), 56, 200),
+    "sm_100a": AttentionTile("mma", ((16, 8), (74, 2)), 56, 200),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionTile:
+    """Kind inverse_rope_wo_a: a block of 8 warps multiplies 128 weight rows with a tile of tokens.
+
+    Args:
+        tiles: (largest T, warps along tokens, 16-row tiles of a warp, 8-token tiles of a warp,
+            stages in shared memory, chunks of 128 columns a stage), ascending; the last one takes
+            any T. The chunks of a stage must divide 4.
+        split: blocks of a cluster that share the columns. One value for every T keeps a token's
+            result the same bits in any batch.
+        pdl: overlap the launch with the end of the previous kernel.
+    """
+
+    tiles: tuple[tuple[int, int, int, int, int, int], ...]
+    split: int
+    pdl: bool
+
+
+# Chosen on an H100 at Flash's size, of one to four chunks a stage and two to six stages: few tokens
+# wait for latency, so they want more columns between two barriers; 64 and more are bound by mma.sync.
+_PROJECTION = {
+    "fp8_128": ProjectionTile(
+        tiles=(
+            (8, 1, 1, 1, 2, 4),
+            (16, 1, 1, 2, 2, 4),
+            (32, 1, 1, 4, 3, 2),
+            (64, 2, 2, 4, 5, 1),
+            (1 << 30, 2, 2, 8, 3, 1),
+        ),
+        split=2,
+        pdl=True,
+    ),
+    "bf16": ProjectionTile(
+        tiles=(
+            (8, 1, 1, 1, 6, 1),
+            (16, 1, 1, 2, 5, 1),
+            (32, 1, 1, 4, 4, 1),
+            (64, 1, 1, 8, 4, 1),
+            (1 << 30, 2, 2, 8, 3, 1),
+        ),
+        split=2,
+        pdl=True,
+    ),
+}
+INVERSE_ROPE_WO_A = {"sm_90a": _PROJECTION, "sm_100a": _PROJECTION}
+
+
+@dataclass(frozen=True, slots=True)
+class WoATile:
+    """Inverse RoPE + wo_a: how a block works for batches of up to `most` tokens (0: any).
+
+    Args:
+        most: largest T.
+        wgmma: which instruction multiplies.
+        rows, tokens: of z that a block computes.
+        depth: K per pipeline stage.
+        stages: of the pipeline.
+        warps_m, warps_k: multiplying warps along the rows, and along K.
+        splits: blocks of a cluster that share K.
+        chunk: bytes of a weight row in one TMA box.
+    """
+
+    most: int
+    wgmma: bool
+    rows: int
+    tokens: int
+    depth: int
+    stages: int
+    warps_m: int
+    warps_k: int
+    splits: int
+    chunk: int
+
+
+_WO_A_FP8 = (
+    WoATile(8, False, 64, 8, 512, 5, 4, 4, 1, 128),
+    WoATile(16, False, 64, 16, 512, 4, 4, 4, 1, 128),
+    WoATile(32, False, 64, 32, 256, 6, 4, 2, 1, 128),
+    WoATile(64, False, 128, 64, 256, 3, 4, 2, 2, 128),
+)
+_WO_A_BF16 = (
+    WoATile(8, False, 64, 8, 256, 5, 4, 4, 1, 128),
+    WoATile(16, False, 64, 16, 256, 5, 4, 4, 1, 128),
+    WoATile(32, False, 64, 32, 256, 4, 4, 4, 1, 128),
+    WoATile(64, False, 128, 64, 128, 4, 4, 2, 2, 128),
+)
+INVERSE_ROPE_WO_A: dict[tuple[str, str], tuple[WoATile, ...]] = {
+    ("sm_90a", "fp8_128"): (*_WO_A_FP8, WoATile(0, True, 128, 256, 64, 5, 8, 1, 1, 64)),
+    ("sm_90a", "bf16"): (*_WO_A_BF16, WoATile(0, True, 128, 256, 64, 4, 8, 1, 1, 128)),
+    ("sm_100a", "fp8_128"): (*_WO_A_FP8, WoATile(0, False, 128, 64, 256, 3, 4, 2, 1, 128)),
+    ("sm_100a", "bf16"): (*_WO_A_BF16, WoATile(0, False, 128, 64, 128, 4, 4, 2, 1, 128)),
 }

@@ -24,7 +24,7 @@ from dsv4c.models.deepseek_v4.config import ModelConfig, load_config
 from dsv4c.models.deepseek_v4.names import read_ledger
 from dsv4c.passes.assign_buffers import buffer_sizes
 from dsv4c.passes.base import PassRecord, run_passes
-from dsv4c.pipeline import pipeline
+from dsv4c.pipeline import largest_step, pipeline
 from dsv4c.plan import manifest
 from dsv4c.plan.files import MANIFEST, replaced_folder, sha256
 from dsv4c.plan.plan import Plan, schedule_of, states_of
@@ -111,7 +111,7 @@ def compile(
             passes=passes.entries,
             schedule=schedule_of(graph),
             states=states_of(graph),
-            buffers=buffer_sizes(graph, _largest_step(options)),
+            buffers=buffer_sizes(graph, largest_step(options.chunk)),
             weights=weights,
             files=files,
             phases={name: round(seconds, 6) for name, seconds in log.summary()},
@@ -133,11 +133,6 @@ def _options(target: str, kv_cache: str, dtype: str) -> BuildOptions:
     return BuildOptions(_DTYPES[dtype], kv_cache)
 
 
-def _largest_step(options: BuildOptions) -> dict[str, int]:
-    """The step that manifest buffers are sized for: a full chunk, 16 pages of context."""
-    return {"T": options.chunk, "R": options.chunk, "S": 8, "P": 16, "N": 128}
-
-
 class _Passes:
     """Runs the pipeline; keeps the last graph and the manifest's entries."""
 
@@ -151,7 +146,7 @@ def _run_passes(
     (work / "ir").mkdir()
     (work / "ir" / "00_model.ir").write_text(show(graph), encoding="utf-8")
     entries: list[manifest.Pass] = []
-    passes = pipeline(target, _largest_step(options))
+    passes = pipeline(target, largest_step(options.chunk))
 
     def observe(record: PassRecord) -> None:
         name = f"ir/{record.index:02d}_{record.name}.ir" if record.modified else None

@@ -15,6 +15,15 @@ from dsv4c.passes.fuse_inverse_rope_wo_a import FuseInverseRopeWoA
 from dsv4c.passes.fuse_qnorm_rope_quant import FuseQnormRopeQuant
 
 
+def largest_step(chunk: int) -> dict[str, int]:
+    """The step that a plan's buffers are sized for: a full chunk, 8 slots, 2,048 tokens of context.
+
+    Args:
+        chunk: most tokens of one sequence in a step.
+    """
+    return {"T": chunk, "R": chunk, "S": 8, "P": 16, "N": 128}
+
+
 def pipeline(target: str, env: Mapping[str, int]) -> tuple[Pass, ...]:
     """Passes in order.
 

@@ -67,9 +67,9 @@ def open_subject(path: Path, target: str, stage: str | None = None) -> Subject:
 
 def _open_plan(path: Path, stage: str) -> Subject:
     from dsv4c.ir.text import parse
-    from dsv4c.plan.plan import load_plan
+    from dsv4c.plan.plan import Plan
 
-    plan = load_plan(path)
+    plan = Plan.load(path, check_weights=False)
     graph = plan.graph
     if stage != LAST:
         dumps = sorted((path / "ir").glob("*.ir"))
@@ -87,14 +87,14 @@ def _open_checkpoint(path: Path, target: str, stage: str) -> Subject:
     from dsv4c.models.deepseek_v4.config import load_config
     from dsv4c.models.deepseek_v4.names import read_ledger
     from dsv4c.passes.base import run_passes
-    from dsv4c.pipeline import pipeline
+    from dsv4c.pipeline import largest_step, pipeline
     from dsv4c.report.passes import record_pass
 
     config, options = load_config(path), BuildOptions()
     weights = read_ledger(config, Checkpoint.open(path)).weights
     graphs = {"model": build_graph(config, weights, options)}
-    largest = {"T": options.chunk, "R": options.chunk, "S": 8, "P": 16, "N": 128}
-    _, records = run_passes(graphs["model"], pipeline(target, largest))
+    passes = pipeline(target, largest_step(options.chunk))
+    _, records = run_passes(graphs["model"], passes)
     log = EventLog()
     for record in records:
         record_pass(log, record)

@@ -278,7 +278,16 @@ class _Model:
 
 
 def check_supported(config: ModelConfig, options: BuildOptions) -> None:
-    """Raise DsvError DSV301 where the options do not fit the model's dims."""
+    """Raise DsvError DSV301 where a page or the options do not fit the model's dims."""
+    for number, layer in enumerate(config.layers):
+        if layer.ratio and PAGE_TOKENS % layer.ratio:
+            raise DsvError(
+                "DSV301",
+                f"a page of {PAGE_TOKENS} tokens does not hold whole compressed entries",
+                where=f"config.json, compress_rates, layer {number} ({layer.kind})",
+                expected=f"a divisor of {PAGE_TOKENS}",
+                found=str(layer.ratio),
+            )
     if options.kv_cache != "fp8":
         return
     nope = config.head_dim - config.qk_rope_head_dim

@@ -76,7 +76,7 @@ class OpSpec:
     Attributes:
         name: the op's name in text form.
         doc: one line with the formula, then facts.
-        operands: in order; the last may be optional (`optional` names it).
+        operands: in order.
         results: in order; a state result replaces the state operand of the same order.
         attrs: attribute name -> default value; a bare type means required.
         reference: plain torch in the context's precision; called with operands, then attributes.
@@ -96,7 +96,6 @@ class OpSpec:
     flops: CostRule = lambda dims, attrs: 0
     traffic: CostRule = lambda dims, attrs: 0
     check: Callable[[Sequence[Type], Mapping[str, Attr]], str] = lambda types, attrs: ""
-    optional: int = 0
     summed: str = ""
 
 
@@ -195,11 +194,10 @@ def bind_operands(
     spec: OpSpec, types: Sequence[Type], attrs: Mapping[str, Attr]
 ) -> dict[str, Dim | Dims]:
     """Dims bound by the operands and by integer attributes. Raises OpError."""
-    least = len(spec.operands) - spec.optional
-    if not least <= len(types) <= len(spec.operands):
+    if len(types) != len(spec.operands):
         raise OpError(f"{spec.name} takes {len(spec.operands)} operands, found {len(types)}")
     bound: dict[str, Dim | Dims] = {}
-    for arg, type_ in zip(spec.operands, types, strict=False):
+    for arg, type_ in zip(spec.operands, types, strict=True):
         what = f"operand {arg.name} of {spec.name}"
         role = _ROLES[type(type_)]
         if role != arg.role:

@@ -42,6 +42,7 @@ class Plan:
         self.path, self.manifest, self.graph = path, manifest_, graph
         self.target = manifest_.target
         self._weights: dict[str, Weight] = {}
+        self._unchecked: dict[str, str] = {}
         self._kernels: Mapping[str, Kernel] | None = None
 
     @classmethod
@@ -50,7 +51,7 @@ class Plan:
 
         Args:
             path: the folder.
-            check_weights: hash the weight files too. Without it the plan is for looking at.
+            check_weights: hash the weight files now, not when they are first read.
 
         Raises:
             DsvError: DSV231 (missing, malformed), DSV232 (a file was changed), DSV233 (another
@@ -67,8 +68,8 @@ class Plan:
             )
         read = _decode(inside(path, MANIFEST))
         weights = {part.file for weight in read.weights.values() for part in weight.components}
-        skipped = frozenset[str]() if check_weights else weights
-        verify_files(path, {k: v for k, v in read.files.items() if k not in skipped})
+        later = {} if check_weights else {k: v for k, v in read.files.items() if k in weights}
+        verify_files(path, {k: v for k, v in read.files.items() if k not in later})
         _require_hashes(path, read)
         last = [one.ir for one in read.passes if one.ir is not None]
         graph = parse(inside(path, last[-1]).read_text(encoding="utf-8"))
@@ -86,7 +87,9 @@ class Plan:
                     where=str(path),
                     hint="compile the plan again",
                 )
-        return cls(path, read, graph)
+        plan = cls(path, read, graph)
+        plan._unchecked = later
+        return plan
 
     @property
     def reference_nodes(self) -> int:
@@ -120,6 +123,7 @@ class Plan:
     def weights(self) -> dict[str, Weight]:
         """The weights on the plan's device, read once and shared by its sessions."""
         if not self._weights:
+            verify_files(self.path, self._unchecked)
             entries = self.manifest.weights
             self._weights = read_weights(self.path, self.graph, entries, self.device())
         return self._weights

@@ -1,0 +1,82 @@
+"""Write the tables of docs/performance.md from a run of `scripts/gpu_kernels.py`.
+
+usage: performance.py [docs/perf/gpu_kernels.json]
+
+The page's text is kept; what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "performance.md"
+MMA_RATE = 790e12  # FLOP/s of a bf16 8192^3 product on this card, random data
+
+Result = dict[str, Any]
+
+
+def main() -> None:
+    """Fill in the page."""
+    source = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "perf" / "gpu_kernels.json"
+    run = json.loads(source.read_text(encoding="utf-8"))
+    kinds: dict[str, list[Result]] = {}
+    for result in run["results"]:
+        kinds.setdefault(result["case"].split("/")[0], []).append(result)
+    text = PAGE.read_text(encoding="utf-8")
+    card = f"{run['device']}, torch {run['torch']}, copy rate {run['copy_rate'] / 1e12:.2f} TB/s"
+    text = _put(text, "card", card)
+    for kind, results in kinds.items():
+        text = _put(text, f"gates {kind}", _gates(results))
+        text = _put(text, f"times {kind}", _times(results, run["copy_rate"]))
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def _put(text: str, name: str, body: str) -> str:
+    pattern = re.compile(rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
+    return pattern.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text)
+
+
+def _gates(results: list[Result]) -> str:
+    """Per kernel: cases, gates that failed, the worst ratio of an error to its bound."""
+    lines = ["| kernel | cases | failed gates | worst error / bound |", "|---|---|---|---|"]
+    kernels: dict[str, list[Result]] = {}
+    for result in results:
+        if result.get("gates"):
+            kernels.setdefault(result["kernel"], []).append(result)
+    for name, cases in sorted(kernels.items()):
+        gates = [gate for case in cases for gate in case["gates"]]
+        failed = sum(not gate["ok"] for gate in gates)
+        worst = max(gate["ratio"] for gate in gates)
+        lines.append(f"| `{name}` | {len(cases)} | {failed} | {worst:.3f} |")
+    return "\n".join(lines)
+
+
+def _times(results: list[Result], copy_rate: float) -> str:
+    """Per timed case: microseconds, floor, shares, and other implementations of the same run."""
+    timed = [result for result in results if "us" in result]
+    others = list(dict.fromkeys(name for one in timed for name in one.get("baselines", {})))
+    head = ["case", "us", "floor us", "floor / time", "of copy rate", "TFLOP/s"]
+    head += [f"{name} us" for name in others]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for one in timed:
+        us = min(one["us"], one.get("us_again", one["us"]))
+        floor = 1e6 * max(one["bytes"] / copy_rate, one.get("flops", 0) / MMA_RATE)
+        rate = one["bytes"] / (us * 1e-6) / copy_rate
+        name = one["case"].split("/")[1].removesuffix("_time")
+        flops = f"{one['flops'] / us / 1e6:.1f}" if one.get("flops") else "-"
+        row = [name, f"{us:.2f}", f"{floor:.2f}", f"{floor / us:.0%}", f"{rate:.0%}", flops]
+        row += [
+            f"{one['baselines'][other]:.1f}" if other in one.get("baselines", {}) else "-"
+            for other in others
+        ]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from dsv4c.models.deepseek_v4.names import resolve_weights
 from dsv4c.tokenizer import Tokenizer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tiny-dsv4-nvfp4"
-COUNT = 400
+COUNT = 260
 
 
 @pytest.fixture(scope="module")

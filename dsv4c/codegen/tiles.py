@@ -52,53 +52,6 @@ SPARSE_ATTENTION: dict[str, AttentionTile] = {
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectionTile:
-    """Kind inverse_rope_wo_a: a block of 8 warps multiplies 128 weight rows with a tile of tokens.
-
-    Args:
-        tiles: (largest T, warps along tokens, 16-row tiles of a warp, 8-token tiles of a warp,
-            stages in shared memory, chunks of 128 columns a stage), ascending; the last one takes
-            any T. The chunks of a stage must divide 4.
-        split: blocks of a cluster that share the columns. One value for every T keeps a token's
-            result the same bits in any batch.
-        pdl: overlap the launch with the end of the previous kernel.
-    """
-
-    tiles: tuple[tuple[int, int, int, int, int, int], ...]
-    split: int
-    pdl: bool
-
-
-# Chosen on an H100 at Flash's size, of one to four chunks a stage and two to six stages: few tokens
-# wait for latency, so they want more columns between two barriers; 64 and more are bound by mma.sync.
-_PROJECTION = {
-    "fp8_128": ProjectionTile(
-        tiles=(
-            (8, 1, 1, 1, 2, 4),
-            (16, 1, 1, 2, 2, 4),
-            (32, 1, 1, 4, 3, 2),
-            (64, 2, 2, 4, 5, 1),
-            (1 << 30, 2, 2, 8, 3, 1),
-        ),
-        split=2,
-        pdl=True,
-    ),
-    "bf16": ProjectionTile(
-        tiles=(
-            (8, 1, 1, 1, 6, 1),
-            (16, 1, 1, 2, 5, 1),
-            (32, 1, 1, 4, 4, 1),
-            (64, 1, 1, 8, 4, 1),
-            (1 << 30, 2, 2, 8, 3, 1),
-        ),
-        split=2,
-        pdl=True,
-    ),
-}
-INVERSE_ROPE_WO_A = {"sm_90a": _PROJECTION, "sm_100a": _PROJECTION}
-
-
-@dataclass(frozen=True, slots=True)
 class WoATile:
     """Inverse RoPE + wo_a: how a block works for batches of up to `most` tokens (0: any).
 

@@ -84,6 +84,7 @@ class OpSpec:
         traffic: bytes that states add to reads and writes, from bound dims and attributes.
         summed: if not empty, results are sums of products over this dim's elements; the reference
             on absolute values then bounds what rounding can do to each element.
+        roundings: dependent fp32 steps between operands and results, where they are many (loops).
         check: further rule on operand types and attributes; returns what is wrong, or "".
     """
 
@@ -97,6 +98,7 @@ class OpSpec:
     traffic: CostRule = lambda dims, attrs: 0
     check: Callable[[Sequence[Type], Mapping[str, Attr]], str] = lambda types, attrs: ""
     summed: str = ""
+    roundings: Callable[[Mapping[str, Attr]], int] = lambda attrs: 1
 
 
 OPS: dict[str, OpSpec] = {}

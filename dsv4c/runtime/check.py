@@ -5,9 +5,10 @@ operands that the node saw, so one wrong node does not make the later ones look 
 
     |y - r| <= u_out * |r| + (4 * u_32 * sqrt(K) * n + u_inner) * m
 
-where u are unit roundoffs, K the number of summed products, n the nodes in the body, and m bounds
-what was summed: the reference on absolute values for sums of products, else the largest |r| of the
-row. A fused body rounds to bf16 inside where a kernel may not: u_inner is 2 * u_bf16 there, else 0.
+where u are unit roundoffs, K the number of summed products, n the nodes in the body or the op's
+declared dependent steps, and m bounds what was summed: the reference on absolute values for sums
+of products, else the largest |r| of the row. A fused body rounds to bf16 inside where a kernel may
+not: u_inner is 2 * u_bf16 there, else 0.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ class Checker:
         assert isinstance(type_, TensorType)
         if not y.is_floating_point():
             return 0.0 if torch.equal(y.long(), r.long()) else math.inf
-        return ratio(y, r, type_.dtype, *magnitude, len(node.body.nodes) if node.body else 0)
+        return ratio(y, r, type_.dtype, *magnitude, _steps(node), node.body is not None)
 
 
 def ratio(
@@ -111,7 +112,8 @@ def ratio(
     dtype: str,
     magnitude: torch.Tensor | None,
     terms: int,
-    inside: int = 0,
+    steps: int = 1,
+    fused: bool = False,
 ) -> float:
     """Largest |y - r| / bound; infinite if the masks of NaN or of infinities differ.
 
@@ -121,7 +123,8 @@ def ratio(
         dtype: what `y` is stored as.
         magnitude: what was summed; the largest |r| of each row if None.
         terms: K of the bound; 0 for the size of the last dim.
-        inside: nodes in a fused body, 0 for a plain node.
+        steps: dependent roundings in fp32.
+        fused: rounding to bf16 inside is allowed.
     """
     y, r = y.double(), r.double()
     special = ~r.isfinite()
@@ -134,8 +137,8 @@ def ratio(
         return 0.0
     if magnitude is None:
         magnitude = r.abs().masked_fill(special, 0).amax(-1, keepdim=True).expand_as(r)
-    inner = 4 * ROUNDOFF["f32"] * math.sqrt(terms or max(r.shape[-1], 1)) * max(inside, 1)
-    inner += 2 * ROUNDOFF["bf16"] if inside and dtype == "bf16" else 0.0
+    inner = 4 * ROUNDOFF["f32"] * math.sqrt(terms or max(r.shape[-1], 1)) * steps
+    inner += 2 * ROUNDOFF["bf16"] if fused and dtype == "bf16" else 0.0
     bound = ROUNDOFF[dtype] * r.abs() + inner * magnitude.double().nan_to_num(0, 0, 0) + 1e-30
     return float(((y - r).abs() / bound)[~special].max()) if torch.any(~special) else 0.0
 
@@ -210,6 +213,14 @@ def _above(body: Graph, needed: Sequence[str]) -> tuple[Node, ...]:
             wanted.update(node.inputs)
             kept.append(node)
     return tuple(reversed(kept))
+
+
+def _steps(node: Node) -> int:
+    """Dependent fp32 roundings: nodes of a body, or what the op declares."""
+    if node.body is not None:
+        return len(node.body.nodes)
+    spec = OPS[node.op]
+    return spec.roundings(full_attrs(spec, node.attrs))
 
 
 def _terms(node: Node, operands: Sequence[Operand]) -> int:

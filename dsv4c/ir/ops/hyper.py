@@ -77,6 +77,7 @@ register(
         mhc_coefficients,
         attrs={"streams": int, "iters": int, "eps": 1e-6},
         flops=lambda dims, attrs: dims["T"] * dims["m"] * (8.0 + 4.0 * int(attrs["iters"])),  # pyright: ignore
+        roundings=lambda attrs: 2 * int(attrs["iters"]),  # pyright: ignore[reportArgumentType]
     )
 )
 

@@ -142,7 +142,8 @@ float32, eager.
 
 The same text. KL is that of the row's predictions from those of the first row, in nats per token:
 KL(first || row). Weights NVFP4 + FP8 are those of examples/tiny-dsv4-nvfp4, which was quantised
-without calibration. With an fp8 cache the indexer's vectors are MXFP4.
+without calibration. With an fp8 cache the indexer's vectors are MXFP4. A maximum far above p99 is a
+single token where rounding swapped two experts or entries of nearly equal score.
 """
     base = fidelity(logits[0], logits[0], ids)
     rows = [
@@ -172,11 +173,17 @@ four ways: whole, in random chunks, one by one, and in a batch of 5 sequences of
 ragged step over their prompts, then decode). Cells are the largest difference of any logit at any
 position from transformers in float32; m is tokens per entry of CSA and HCA layers.
 
-Largest of all: {worst:.1e} (bar: {parity.BOUND:.0e}). Positions: {positions:,}, of which {len(flips)} have another argmax
-{"" if not flips else f"(the oracle's two best logits are at most {max(flips):.0e} apart there)"}.
+Largest of all: {worst:.1e} (bar: {parity.BOUND:.0e}). Other argmax: {_flips(flips, positions)}.
 Repeat with `python scripts/parity.py --count {count}`.
 """
     yield "\n".join(parity.table(rows))
+
+
+def _flips(margins: list[float], positions: int) -> str:
+    if not margins:
+        return f"at none of {positions:,} positions"
+    text = f"at {len(margins)} of {positions:,} positions, where the oracle's two best logits are"
+    return f"{text} {max(margins):.0e} apart" + (" at most" if len(margins) > 1 else "")
 
 
 def main() -> None:

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 import dsv4c
 from dsv4c.errors import DsvError
 from dsv4c.plan.files import sha256
+from dsv4c.plan.plan import Plan
 
-Edit = Callable[[dict[str, Any]], None]
+Edit = Callable[[dict[str, Any]], object]
 
 
 def edit(plan: Path, change: Edit) -> None:
@@ -68,6 +69,41 @@ def test_a_flipped_byte_is_found(plan: Path, name: str) -> None:
         error.expected
         == "sha256 " + json.loads((plan / "manifest.json").read_bytes())["files"][name]
     )
+
+
+def with_library(plan: Path) -> Path:
+    """Give the plan a native library, as a plan for a GPU has; this one is none."""
+    path = plan / "kernels" / "library.so"
+    path.parent.mkdir()
+    path.write_bytes(b"not a library")
+    name = path.relative_to(plan).as_posix()
+    edit(plan, lambda m: (m.update(library=name), m["files"].update({name: sha256(path)})))
+    return path
+
+
+def test_an_edited_library_is_not_opened(plan: Path) -> None:
+    path = with_library(plan)
+    path.write_bytes(b"something else")
+    error = refused(plan)
+    assert (error.code, error.where) == ("DSV232", str(path))
+
+
+def test_a_library_that_does_not_load(plan: Path) -> None:
+    path = with_library(plan)
+    loaded = dsv4c.load_plan(plan)  # opens nothing
+    with pytest.raises(DsvError, match="does not load") as caught:
+        loaded.session(1, 8)
+    assert (caught.value.code, caught.value.where) == ("DSV604", str(path))
+    assert caught.value.exit_code == 7
+
+
+def test_weights_are_hashed_when_they_are_read_at_the_latest(plan: Path) -> None:
+    path = plan / "weights" / "weights-00001.safetensors"
+    os.truncate(path, 1000)
+    loaded = Plan.load(plan, check_weights=False)
+    with pytest.raises(DsvError) as caught:
+        loaded.session(1, 8)
+    assert (caught.value.code, caught.value.where) == ("DSV232", str(path))
 
 
 @pytest.mark.parametrize("size", [0, 1000])

@@ -9,7 +9,8 @@ A block that a script owns looks like this; the text between the fences is repla
     ...
     ```
 
-Commands run in the repository's root with its virtual environment first on the path.
+Commands run in the repository's root with its virtual environment first on the path; one that fails
+ends the script, and its page stays as it was.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ def _filled(block: re.Match[str]) -> str:
         check=False,
     )
     print(f"  exit {done.returncode}: {block['command']}")
+    if done.returncode:
+        sys.exit(done.stdout)
     lines = [line.rstrip() for line in done.stdout.rstrip().splitlines()]
     output = "\n".join(lines).replace(str(ROOT) + "/", "")
     return f"{block[1]}{output}\n{block[5]}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 from typing import cast
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from dsv4c.checkpoint.header import TensorInfo, read_header, unique_names
 from dsv4c.errors import DsvError
-from dsv4c.ir.weight_formats import check_finite, weight_format
+from dsv4c.ir.weight_checks import check_component
+from dsv4c.ir.weight_formats import weight_format
 from dsv4c.models.deepseek_v4.names import TensorSlice, WeightSource
 
 CONFIG = "config.json"
@@ -84,33 +86,38 @@ class Checkpoint:
         Raises:
             DsvError: DSV211, the file has changed since it was opened.
         """
-        info = self.tensors[name]
-        start, nbytes, shape = info.start, info.nbytes, info.shape
+        shape = self.tensors[name].shape
+        first = 0
         if lead is not None:
-            nbytes //= shape[0]
-            start, shape = start + lead * nbytes, shape[1:]
+            first, shape = lead * prod(shape[1:]), shape[1:]
+        return self.read_range(name, first, prod(shape)).reshape(shape)
+
+    def read_range(self, name: str, first: int, count: int) -> Tensor:
+        """Elements first to first + count of a tensor in memory order, [count]; errors as `read`."""
+        info = self.tensors[name]
         dtype = _TORCH_DTYPES.get(info.dtype, torch.uint8)
-        if not nbytes:
-            return torch.empty(shape, dtype=dtype)
-        data = bytearray(nbytes)
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        data = bytearray(count * dtype.itemsize)
         path = self.path / info.file
         try:
             with path.open("rb") as file:
-                file.seek(start)
-                count = file.readinto(data)
+                file.seek(info.start + first * dtype.itemsize)
+                done = file.readinto(data)
         except OSError as error:
             text = error.strerror or str(error)
             raise _error("a checkpoint file cannot be read", path, "a file", text) from None
-        if count != nbytes:
-            found = f"{count} of {nbytes} bytes of tensor {name}"
+        if done != len(data):
+            found = f"{done} of {len(data)} bytes of tensor {name}"
             raise _error("a checkpoint file has shrunk", path, "an unchanged file", found)
-        return torch.frombuffer(data, dtype=dtype).reshape(shape)
+        return torch.frombuffer(data, dtype=dtype)
 
     def read_weight(self, source: WeightSource) -> tuple[Tensor, ...]:
         """Component tensors of a weight, in the order of its format, experts stacked.
 
         Raises:
-            DsvError: DSV211, a file has changed; DSV213, a value or a scale is NaN or infinite.
+            DsvError: DSV211, a file has changed; DSV213, a value is not finite or a scale
+                is outside its contract.
         """
         shapes = weight_format(source.format).component_shapes(source.shape)
         tensors: list[Tensor] = []
@@ -139,7 +146,7 @@ class Checkpoint:
         if source.format == "f32":
             tensor = tensor.to(torch.float32)
         where = f"{self.path / self.tensors[piece.name].file}, tensor {piece.name}"
-        check_finite(source.format, component, tensor, where)
+        check_component(source.format, component, tensor, where)
         return tensor
 
 

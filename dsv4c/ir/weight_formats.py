@@ -18,7 +18,6 @@ from dsv4c.errors import DsvError
 from dsv4c.ir.formats import (
     E2M1_MAX,
     E4M3_MAX,
-    E8M0_NAN,
     decode_e2m1,
     decode_e4m3,
     decode_e8m0,
@@ -31,6 +30,7 @@ from dsv4c.ir.formats import (
     split_blocks,
     unpack_nibbles,
 )
+from dsv4c.ir.weight_checks import check_component
 
 FP8_BLOCK = 128
 MXFP4_BLOCK = 32
@@ -130,10 +130,18 @@ FORMATS: Mapping[str, WeightFormat] = MappingProxyType(
             _plain("i64", torch.int64),
             WeightFormat(
                 "fp8_128",
-                "E4M3 with one scale per 128x128 block: E8M0 bytes, or float32",
+                "E4M3 with one E8M0 scale per 128x128 block",
                 (
                     Component("weight", _U8, _same),
-                    Component("scale", _U8 + _F32, _blocks_128),
+                    Component("scale", _U8, _blocks_128),
+                ),
+            ),
+            WeightFormat(
+                "fp8_128_f32",
+                "E4M3 with one float32 scale per 128x128 block",
+                (
+                    Component("weight", _U8, _same),
+                    Component("scale", _F32, _blocks_128),
                 ),
             ),
             WeightFormat(
@@ -185,22 +193,22 @@ def dequantize(
         fmt: format name.
         components: stored tensors in the order of the format.
         shape: logical shape [..., out, in].
-        check: refuse scales that are not finite; costs a synchronisation on CUDA, so pass False
+        check: refuse scales outside their contract; costs a synchronisation on CUDA, so pass False
             for weights that were checked when loaded.
 
     Returns:
         float32 tensor of `shape`.
 
     Raises:
-        DsvError: DSV301, unknown format; DSV213, a scale is NaN or infinite; DSV901, component
+        DsvError: DSV301, unknown format; DSV213, a scale is outside its contract; DSV901, component
             shapes or dtypes are not those of the format.
     """
     spec = weight_format(fmt)
     shape = tuple(shape)
     _require_components(spec, components, shape)
     if check:
-        for name, tensor in zip(spec.component_names, components, strict=True):
-            check_scale(fmt, name, tensor)
+        for name, tensor in zip(spec.component_names[1:], components[1:], strict=True):
+            check_component(fmt, name, tensor)
     weight = components[0]
     if fmt == "mxfp4":
         return dequantize_mxfp4(weight, components[1])
@@ -210,8 +218,9 @@ def dequantize(
         values *= decode_e4m3(components[1]).unsqueeze(-1)
         values *= components[2][..., None, None, None]
         return values.flatten(-2)
-    if fmt == "fp8_128":
-        return decode_e4m3(weight).mul_(_expand_128(_scale_values(components[1]), shape))
+    if fmt in ("fp8_128", "fp8_128_f32"):
+        scale = decode_e8m0(components[1]) if fmt == "fp8_128" else components[1]
+        return decode_e4m3(weight).mul_(_expand_128(scale, shape))
     return weight.to(torch.float32)
 
 
@@ -220,7 +229,8 @@ def quantize(fmt: str, w: Tensor, amax: Tensor | None = None) -> tuple[Tensor, .
 
     NVFP4: scale_2 = amax / (6 * 448) per matrix, block scale = E4M3(clamp(block amax /
     (6 * scale_2), 2^-9, 448)), code = E2M1(w / (block scale * scale_2)). MXFP4: see
-    `dsv4c.ir.formats.quantize_mxfp4`. FP8: scale 2^ceil(log2(block amax / 448)) as E8M0.
+    `dsv4c.ir.formats.quantize_mxfp4`. FP8: scale 2^ceil(log2(block amax / 448)) as E8M0, or block
+    amax / 448 as float32.
 
     Args:
         fmt: format name.
@@ -245,49 +255,7 @@ def quantize(fmt: str, w: Tensor, amax: Tensor | None = None) -> tuple[Tensor, .
         return quantize_mxfp4(w, MXFP4_BLOCK)
     if fmt == "nvfp4":
         return _quantize_nvfp4(w, w.abs().amax((-2, -1)) if amax is None else amax)
-    return _quantize_fp8_128(w)
-
-
-def check_scale(fmt: str, component: str, tensor: Tensor, where: str = "") -> None:
-    """Refuse a scale that is not finite; other components pass.
-
-    Raises:
-        DsvError: DSV213.
-    """
-    if component != "weight":
-        check_finite(fmt, component, tensor, where)
-
-
-def check_finite(fmt: str, component: str, tensor: Tensor, where: str = "") -> None:
-    """Refuse NaN and infinities in a component; kernels do not look for NaN codes in weights.
-
-    Args:
-        fmt: format name.
-        component: which component of the format the tensor is.
-        tensor: as stored.
-        where: file and tensor, for the message.
-
-    Raises:
-        DsvError: DSV213.
-    """
-    what = "values" if component == "weight" else "scales"
-    if tensor.dtype == torch.int64 or (fmt in ("mxfp4", "nvfp4") and component == "weight"):
-        return
-    if tensor.is_floating_point():
-        bad = ~torch.isfinite(tensor)
-    elif fmt == "nvfp4" or component == "weight":
-        bad = (tensor & 0x7F) == 0x7F
-    else:
-        bad = tensor == E8M0_NAN
-    if count := int(bad.sum()):
-        raise DsvError(
-            "DSV213",
-            f"a {fmt} weight has {what} that are not finite",
-            where=where or f"component {component}",
-            expected=f"finite {what}",
-            found=f"{count} of {tensor.numel()} are NaN or infinite",
-            hint="the checkpoint is damaged: fetch the file again",
-        )
+    return _quantize_fp8_128(w, power_of_two=fmt == "fp8_128")
 
 
 def _quantize_nvfp4(w: Tensor, amax: Tensor) -> tuple[Tensor, ...]:
@@ -303,18 +271,16 @@ def _quantize_nvfp4(w: Tensor, amax: Tensor) -> tuple[Tensor, ...]:
     return pack_nibbles(codes.flatten(-2)), scale, scale_2
 
 
-def _quantize_fp8_128(w: Tensor) -> tuple[Tensor, Tensor]:
+def _quantize_fp8_128(w: Tensor, power_of_two: bool) -> tuple[Tensor, Tensor]:
     out, in_ = w.shape[-2:]
     padded = torch.nn.functional.pad(w, (0, -in_ % FP8_BLOCK, 0, -out % FP8_BLOCK))
     blocks = padded.unflatten(-1, (-1, FP8_BLOCK)).unflatten(-3, (-1, FP8_BLOCK))
     # An all-zero block gets the smallest normal scale, byte 1.
-    amax = blocks.abs().amax((-3, -1)).clamp_min(E4M3_MAX * 2.0**-126)
-    scale = encode_e8m0_ceil(amax / E4M3_MAX)
+    scale = blocks.abs().amax((-3, -1)).clamp_min(E4M3_MAX * 2.0**-126) / E4M3_MAX
+    if not power_of_two:
+        return encode_e4m3(w / _expand_128(scale, w.shape)), scale
+    scale = encode_e8m0_ceil(scale)
     return encode_e4m3(w / _expand_128(decode_e8m0(scale), w.shape)), scale
-
-
-def _scale_values(scale: Tensor) -> Tensor:
-    return scale if scale.dtype == torch.float32 else decode_e8m0(scale)
 
 
 def _expand_128(scale: Tensor, shape: Sequence[int]) -> Tensor:

@@ -15,6 +15,7 @@ from dsv4c.ir.weight_formats import FORMATS, dequantize, quantize, weight_format
 EXAMPLE = torch.tensor(
     [1.3, -0.9, 0.05, 0.02, -0.3, 0.54, -0.11, 0.76, 0, 0.33, -1.2, 0.16, 0.44, -0.65, 0.21, -0.05]
 )
+QUANTISED = ("fp8_128", "fp8_128_f32", "mxfp4", "nvfp4")
 
 
 def unhex(text: str) -> list[int]:
@@ -56,21 +57,15 @@ def test_worked_example_fp8() -> None:
     assert values == [1.25, -0.875, 0.05078125, 0.01953125, -0.3125, 0.5625]
 
 
-def test_mxfp4_becomes_nvfp4_without_loss() -> None:
-    """A block with exponent -2 in a tensor whose largest is 0: scale_2 2^-8, block scale 2^6."""
-    packed, values = every_code_and(torch.zeros(1))
-    scale = torch.tensor([[0x68]], dtype=torch.uint8)
-    out = dequantize("nvfp4", (packed, scale, torch.tensor(2.0**-8)), (1, 16))
-    assert np.array_equal(out.numpy(), (values * 0.25).astype(np.float32))
-
-
 def test_nvfp4_decodes_every_scale_and_code() -> None:
     scales = torch.tensor([b for b in range(256) if b & 0x7F != 0x7F], dtype=torch.uint8)
     packed, values = every_code_and(scales)
     block = scales.numpy().view(ml_dtypes.float8_e4m3fn).astype(np.float64)[:, None]
     for scale_2 in (1.0, 2.0**-8, 0.00193452, 3.3e-39, 1e30):
         two = torch.tensor(scale_2)
-        out = dequantize("nvfp4", (packed, scales[:, None], two), (len(scales), 16))
+        parts = (packed, scales[:, None], two)
+        # Negative scales, which are refused when checked, decode too.
+        out = dequantize("nvfp4", parts, (len(scales), 16), check=False)
         exact = (values * block * two.double().item()).astype(np.float32)
         assert np.array_equal(out.numpy().view(np.int32), exact.view(np.int32))
 
@@ -80,13 +75,24 @@ def test_fp8_decodes_every_byte_under_every_scale() -> None:
     values = codes.numpy().view(ml_dtypes.float8_e4m3fn).astype(np.float64)
     for byte in range(255):
         scale = torch.tensor([[byte, byte]], dtype=torch.uint8)
-        out = dequantize("fp8_128", (codes[None], scale), (1, len(codes)))
+        out = dequantize("fp8_128", (codes[None], scale), (1, len(codes)), check=False)
         with np.errstate(over="ignore"):
             exact = (values * 2.0 ** (byte - 127)).astype(np.float32)
         assert np.array_equal(out[0].numpy().view(np.int32), exact.view(np.int32))
 
 
-@pytest.mark.parametrize("fmt", ["fp8_128", "mxfp4", "nvfp4"])
+def test_fp8_decodes_every_byte_under_float32_scales() -> None:
+    codes = torch.tensor([b for b in range(256) if b & 0x7F != 0x7F], dtype=torch.uint8)
+    values = codes.numpy().view(ml_dtypes.float8_e4m3fn).astype(np.float64)
+    factors = torch.randn(64, generator=torch.Generator().manual_seed(0)).abs() * 2.0**-9
+    for factor in (0.0, 1.0, 0.00193452, 1e-44, 2.0**-126, 7.5e35, *factors.tolist()):
+        scale = torch.tensor([[factor, factor]])
+        out = dequantize("fp8_128_f32", (codes[None], scale), (1, len(codes)))
+        exact = (values * scale[0, 0].double().item()).astype(np.float32)
+        assert np.array_equal(out[0].numpy().view(np.int32), exact.view(np.int32))
+
+
+@pytest.mark.parametrize("fmt", QUANTISED)
 @pytest.mark.parametrize("shape", [(128, 256), (200, 320), (3, 130, 64)])
 def test_quantised_weights_are_near_and_stable(fmt: str, shape: tuple[int, ...]) -> None:
     w = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.02
@@ -96,17 +102,17 @@ def test_quantised_weights_are_near_and_stable(fmt: str, shape: tuple[int, ...])
     assert sum(c.nbytes for c in components) == spec.nbytes(shape)
     back = dequantize(fmt, components, shape)
     error = float((back - w).norm() / w.norm())
-    assert error < {"fp8_128": 0.03, "mxfp4": 0.15, "nvfp4": 0.11}[fmt]
+    assert error < {"mxfp4": 0.15, "nvfp4": 0.11}.get(fmt, 0.03)
     slope = float((back * w).sum() / (w * w).sum())
     assert slope == pytest.approx(1.0, abs=0.01)
     again = dequantize(fmt, quantize(fmt, back), shape)
-    if fmt != "nvfp4":  # its scales follow the amax, which is itself rounded
+    if fmt in ("fp8_128", "mxfp4"):  # other scales follow the amax, which is itself rounded
         assert torch.equal(again, back)
 
 
 def test_stacked_experts_are_independent() -> None:
     w = torch.randn(4, 64, 32, generator=torch.Generator().manual_seed(2))
-    for fmt in ("fp8_128", "mxfp4", "nvfp4"):
+    for fmt in QUANTISED:
         stacked = quantize(fmt, w)
         for e in range(4):
             alone = quantize(fmt, w[e])
@@ -123,20 +129,24 @@ def test_nvfp4_shares_an_amax() -> None:
     assert float((back[0] - w[0]).norm() / w[0].norm()) < 0.11
 
 
-@pytest.mark.parametrize("fmt", ["fp8_128", "mxfp4", "nvfp4"])
+@pytest.mark.parametrize("fmt", QUANTISED)
 def test_zero_blocks_stay_zero(fmt: str) -> None:
     w = torch.zeros(256, 256)
     assert float(dequantize(fmt, quantize(fmt, w), (256, 256)).abs().max()) == 0.0
     w[0, 0] = 1.0
     back = dequantize(fmt, quantize(fmt, w), (256, 256))
-    assert back[0, 0].item() == 1.0
-    assert float(back.sum()) == 1.0
+    assert back[0, 0].item() == pytest.approx(1.0, rel=1e-7)
+    assert float(back.sum()) == back[0, 0].item()
 
 
 def test_float32_block_scales() -> None:
-    weight, scale = quantize("fp8_128", torch.randn(256, 130))
-    exact = dequantize("fp8_128", (weight, formats.decode_e8m0(scale) * 3), (256, 130))
-    assert torch.equal(exact, dequantize("fp8_128", (weight, scale), (256, 130)) * 3)
+    w = torch.randn(256, 130, generator=torch.Generator().manual_seed(1))
+    weight, scale = quantize("fp8_128_f32", w)
+    assert scale.dtype == torch.float32
+    assert scale[1, 0] == w[128:, :128].abs().amax() / 448
+    assert int((weight & 0x7F).max()) == 0x7E
+    exact = dequantize("fp8_128_f32", (weight, scale * 4), (256, 130))
+    assert torch.equal(exact, dequantize("fp8_128_f32", (weight, scale), (256, 130)) * 4)
 
 
 def test_plain_formats() -> None:
@@ -144,27 +154,6 @@ def test_plain_formats() -> None:
     assert torch.equal(dequantize("f32", quantize("f32", w), (3, 5)), w)
     assert torch.equal(dequantize("bf16", quantize("bf16", w), (3, 5)), w.bfloat16().float())
     assert FORMATS["i64"].nbytes((3, 5)) == 120
-
-
-@pytest.mark.parametrize(
-    ("fmt", "index", "value"),
-    [
-        ("fp8_128", 1, 255),
-        ("mxfp4", 1, 255),
-        ("nvfp4", 1, 0x7F),
-        ("nvfp4", 1, 0xFF),
-        ("nvfp4", 2, torch.nan),
-        ("nvfp4", 2, torch.inf),
-    ],
-)
-def test_scales_that_are_not_finite_are_refused(fmt: str, index: int, value: float) -> None:
-    components = list(quantize(fmt, torch.randn(128, 128)))
-    components[index] = components[index].clone()
-    components[index].view(-1)[0] = value
-    with pytest.raises(DsvError, match="1 of") as error:
-        dequantize(fmt, components, (128, 128))
-    assert error.value.code == "DSV213"
-    assert not bool(dequantize(fmt, components, (128, 128), check=False).isfinite().all())
 
 
 def test_other_refusals() -> None:

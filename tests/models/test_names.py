@@ -254,9 +254,10 @@ BAD = [
     (put("norm.weight", "F16", 64), "norm.weight", "found:    F16"),
     (put("norm.weight", "I8", 64), "norm.weight", "a format of bf16, f32"),
     (put(f"{WQ}.scale", "F8_E8M0", 1, 2), WQ, "shape"),
-    (put(f"{WQ}.scale", "F8_E4M3", 1, 1), WQ, "expected: F8_E8M0 or F32"),
+    (put(f"{WQ}.scale", "F8_E4M3", 1, 1), WQ, "expected: F8_E8M0"),
     (put(f"{W1}.weight", "I8", 32, 33), W1, "shape"),
-    (put(f"{W1}.weight_scale_2", "F32"), W1, "different formats"),
+    (put(f"{W1}.weight_scale_2", "F32"), W1, "expected: F8_E4M3"),
+    (put(f"{W1}.weight", "BF16", 32, 64), W1, "different formats"),
     (put("layers.0.ffn.gate.tid2eid", "I32", 320, 2), "tid2eid", "found:    I32"),
     (put("layers.1.hc_attn_fn", "F8_E4M3", 24, 256), "hc_attn_fn", "a format of f32"),
 ]

@@ -14,6 +14,7 @@ _PARTS = {
     "weight": "weight",
     "scale": "scale",
     "weight_scale_inv": "scale",
+    "scale_inv": "scale",
     "weight_scale": "scale",
     "weight_scale_2": "scale_2",
     "input_scale": "input_scale",
@@ -73,7 +74,7 @@ _FUSED = {"gate_up_proj": FUSED_GATE_UP, "down_proj": FUSED_DOWN}
 _NUMBER = r"(0|[1-9]\d*)"
 _LAYER_NAME = re.compile(rf"(layers\.{_NUMBER}\.)(.+)")
 _EXPERT_NAME = re.compile(rf"(?:ffn|mlp)\.experts\.{_NUMBER}\.(\w+)\.(\w+)")
-_FUSED_NAME = re.compile(r"(?:ffn|mlp)\.experts\.(gate_up_proj|down_proj)(_scale_inv)?")
+_FUSED_NAME = re.compile(r"(?:ffn|mlp)\.experts\.(gate_up_proj|down_proj)(?:[._](\w+))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,8 @@ def parse_name(name: str) -> TensorKey:
     if match is None:
         return _plain("", name, _TOP)
     prefix, _, rest = match.groups()
-    if fused := _FUSED_NAME.fullmatch(rest):
-        part = "scale" if fused[2] else "weight"
+    fused = _FUSED_NAME.fullmatch(rest)
+    if fused and (part := _PARTS.get(fused[2] or "weight")):
         return TensorKey(f"{prefix}ffn.experts.{_FUSED[fused[1]]}", None, part)
     if (expert := _EXPERT_NAME.fullmatch(rest)) and expert[3] in _PARTS:
         leaf = _EXPERT.get(expert[2], expert[2])

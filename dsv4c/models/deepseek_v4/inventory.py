@@ -17,13 +17,13 @@ from dsv4c.models.deepseek_v4.config import LayerConfig, ModelConfig
 Role = Literal["linear", "projection", "expert", "router", "table", "norm", "f32", "ids"]
 
 _FLOATS = ("bf16", "f32")
-_ANY_LINEAR = ("fp8_128", "mxfp4", "nvfp4", *_FLOATS)
+_ANY_LINEAR = ("fp8_128", "fp8_128_f32", "mxfp4", "nvfp4", *_FLOATS)
 # Formats that each role may have; the first is the official one.
 ROLE_FORMATS: Mapping[Role, tuple[str, ...]] = MappingProxyType(
     {
         "linear": _ANY_LINEAR,
-        "projection": ("bf16", "f32", "fp8_128", "mxfp4", "nvfp4"),
-        "expert": ("mxfp4", "nvfp4", "fp8_128", *_FLOATS),
+        "projection": ("bf16", "f32", "fp8_128", "fp8_128_f32", "mxfp4", "nvfp4"),
+        "expert": ("mxfp4", "nvfp4", "fp8_128", "fp8_128_f32", *_FLOATS),
         "router": _FLOATS,
         "table": _FLOATS,
         "norm": _FLOATS,
@@ -38,7 +38,8 @@ STORED_DTYPES: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
         "f32": (("F32",),),
         "bf16": (("BF16",),),
         "i64": (("I64",),),
-        "fp8_128": (("F8_E4M3",), ("F8_E8M0", "F32")),
+        "fp8_128": (("F8_E4M3",), ("F8_E8M0",)),
+        "fp8_128_f32": (("F8_E4M3",), ("F32",)),
         "mxfp4": (("I8", "U8"), ("F8_E8M0",)),
         "nvfp4": (("U8", "I8"), ("F8_E4M3",), ("F32",)),
     }

@@ -46,8 +46,8 @@ class AttentionTile:
 
 
 SPARSE_ATTENTION: dict[str, AttentionTile] = {
-    "sm_90a": AttentionTile("wgmma", ((16, 8), (66, 2)), 56, 200),
-    "sm_100a": AttentionTile("mma", ((16, 8), (74, 2)), 56, 200),
+    "sm_90a": AttentionTile("wgmma", ((16, 8), (66, 2)), 64, 192),
+    "sm_100a": AttentionTile("mma", ((16, 8), (74, 2)), 64, 192),
 }
 
 
@@ -57,13 +57,11 @@ class WoATile:
 
     Args:
         most: largest T.
-        wgmma: which instruction multiplies.
+        wgmma: multiply with wgmma, else with mma.sync.
         rows, tokens: of z that a block computes.
-        depth: K per pipeline stage.
+        depth: K per pipeline stage; 64 with wgmma.
         stages: of the pipeline.
         warps_m, warps_k: multiplying warps along the rows, and along K.
-        splits: blocks of a cluster that share K.
-        chunk: bytes of a weight row in one TMA box.
     """
 
     most: int
@@ -74,25 +72,70 @@ class WoATile:
     stages: int
     warps_m: int
     warps_k: int
-    splits: int
-    chunk: int
 
 
-_WO_A_FP8 = (
-    WoATile(8, False, 64, 8, 512, 5, 4, 4, 1, 128),
-    WoATile(16, False, 64, 16, 512, 4, 4, 4, 1, 128),
-    WoATile(32, False, 64, 32, 256, 6, 4, 2, 1, 128),
-    WoATile(64, False, 128, 64, 256, 3, 4, 2, 2, 128),
+# Which part of K is added up where decides a row's bits: they are the same in all tiles with the
+# same instruction and warps_k.
+_FP8 = (
+    WoATile(8, False, 64, 8, 512, 5, 2, 4),
+    WoATile(16, False, 64, 16, 256, 8, 4, 4),
+    WoATile(32, False, 64, 32, 256, 6, 2, 4),
 )
-_WO_A_BF16 = (
-    WoATile(8, False, 64, 8, 256, 5, 4, 4, 1, 128),
-    WoATile(16, False, 64, 16, 256, 5, 4, 4, 1, 128),
-    WoATile(32, False, 64, 32, 256, 4, 4, 4, 1, 128),
-    WoATile(64, False, 128, 64, 128, 4, 4, 2, 2, 128),
+_FP8_WIDE = (
+    WoATile(8, False, 128, 8, 256, 6, 4, 4),
+    WoATile(16, False, 128, 16, 256, 5, 4, 4),
+    WoATile(32, False, 128, 32, 256, 4, 4, 4),
 )
-INVERSE_ROPE_WO_A: dict[tuple[str, str], tuple[WoATile, ...]] = {
-    ("sm_90a", "fp8_128"): (*_WO_A_FP8, WoATile(0, True, 128, 256, 64, 5, 8, 1, 1, 64)),
-    ("sm_90a", "bf16"): (*_WO_A_BF16, WoATile(0, True, 128, 256, 64, 4, 8, 1, 1, 128)),
-    ("sm_100a", "fp8_128"): (*_WO_A_FP8, WoATile(0, False, 128, 64, 256, 3, 4, 2, 1, 128)),
-    ("sm_100a", "bf16"): (*_WO_A_BF16, WoATile(0, False, 128, 64, 128, 4, 4, 2, 1, 128)),
+_BF16 = (
+    WoATile(8, False, 64, 8, 256, 5, 4, 4),
+    WoATile(16, False, 64, 16, 256, 5, 4, 4),
+    WoATile(32, False, 64, 32, 256, 4, 2, 4),
+)
+_BF16_WIDE = (
+    WoATile(8, False, 128, 8, 128, 6, 4, 2),
+    WoATile(16, False, 128, 16, 128, 5, 4, 2),
+    WoATile(32, False, 128, 32, 128, 5, 4, 2),
+)
+
+# By target, weight format, and whether 64-row tiles of the weight would outnumber the SMs ("wide").
+INVERSE_ROPE_WO_A: dict[tuple[str, str, bool], tuple[WoATile, ...]] = {
+    ("sm_90a", "fp8_128", False): (
+        *_FP8,
+        WoATile(64, True, 64, 64, 64, 14, 4, 2),
+        WoATile(128, True, 64, 128, 64, 8, 4, 2),
+        WoATile(256, True, 128, 128, 64, 7, 8, 1),
+        WoATile(0, True, 128, 256, 64, 4, 8, 1),
+    ),
+    ("sm_90a", "fp8_128", True): (
+        *_FP8_WIDE,
+        WoATile(64, True, 128, 64, 64, 12, 8, 1),
+        WoATile(128, True, 128, 128, 64, 7, 8, 1),
+        WoATile(0, True, 128, 256, 64, 4, 8, 1),
+    ),
+    ("sm_90a", "bf16", False): (
+        *_BF16,
+        WoATile(64, True, 64, 64, 64, 12, 4, 2),
+        WoATile(128, True, 64, 128, 64, 8, 4, 2),
+        WoATile(256, True, 128, 128, 64, 6, 8, 1),
+        WoATile(0, True, 128, 256, 64, 3, 8, 1),
+    ),
+    ("sm_90a", "bf16", True): (
+        *_BF16_WIDE,
+        WoATile(64, True, 128, 64, 64, 8, 8, 1),
+        WoATile(128, True, 128, 128, 64, 6, 8, 1),
+        WoATile(0, True, 128, 256, 64, 3, 8, 1),
+    ),
+    # Not measured; the largest tile whose accumulators leave room for both operands.
+    ("sm_100a", "fp8_128", False): (
+        *_FP8,
+        WoATile(64, False, 64, 64, 256, 4, 2, 4),
+        WoATile(0, False, 128, 64, 256, 3, 4, 2),
+    ),
+    ("sm_100a", "fp8_128", True): (*_FP8_WIDE, WoATile(0, False, 128, 64, 256, 3, 4, 2)),
+    ("sm_100a", "bf16", False): (
+        *_BF16,
+        WoATile(64, False, 64, 64, 256, 3, 2, 4),
+        WoATile(0, False, 128, 64, 128, 4, 4, 2),
+    ),
+    ("sm_100a", "bf16", True): (*_BF16_WIDE, WoATile(0, False, 128, 64, 128, 4, 4, 2)),
 }

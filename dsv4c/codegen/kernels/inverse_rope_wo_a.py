@@ -6,11 +6,13 @@ from dataclasses import astuple, dataclass
 from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
-from dsv4c.codegen.tiles import INVERSE_ROPE_WO_A, WoATile
+from dsv4c.codegen.tiles import INVERSE_ROPE_WO_A
 
 KIND = "inverse_rope_wo_a"
 DIM, ROPE, BLOCK = 512, 64, 128
 FORMATS = ("fp8_128", "bf16")
+# Of an H100; a B200 has 148.
+SMS = 132
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,18 +92,12 @@ def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
     depth = chosen.heads * DIM // chosen.groups
-    tiles = tiles_for(chosen, INVERSE_ROPE_WO_A[chosen.tiles, chosen.weight])
+    wide = chosen.groups * chosen.rows // 64 > SMS
+    tiles = INVERSE_ROPE_WO_A[chosen.tiles, chosen.weight, wide]
     return {
         "depth": depth,
         "fp8": chosen.weight == "fp8_128",
         "wgmma": any(tile.wgmma for tile in tiles),
-        "tiles": tuple((t.most, t.wgmma, astuple(t)[2:]) for t in tiles),
+        "tiles": tuple((tile.most, astuple(tile)[1:]) for tile in tiles),
         "pdl": True,
-        "producer_registers": 56,
-        "consumer_registers": 224,
     }
-
-
-def tiles_for(params: Params, table: tuple[WoATile, ...]) -> tuple[WoATile, ...]:
-    """The rows of the table."""
-    return table

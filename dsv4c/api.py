@@ -27,7 +27,8 @@ from dsv4c.passes.base import PassRecord, run_passes
 from dsv4c.pipeline import largest_step, pipeline
 from dsv4c.plan import manifest
 from dsv4c.plan.files import MANIFEST, replaced_folder, sha256
-from dsv4c.plan.plan import Plan, schedule_of, states_of
+from dsv4c.plan.plan import Plan
+from dsv4c.plan.read import schedule_of, states_of
 from dsv4c.plan.weights import write_weights
 from dsv4c.report.passes import record_pass
 

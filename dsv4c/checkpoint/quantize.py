@@ -20,7 +20,8 @@ from dsv4c.checkpoint.quantization_config import HF_QUANT_CONFIG, write_configs
 from dsv4c.checkpoint.reader import CONFIG, INDEX, Checkpoint
 from dsv4c.checkpoint.writer import CheckpointWriter, new_folder
 from dsv4c.errors import DsvError
-from dsv4c.ir.weight_formats import dequantize, quantize, weight_format
+from dsv4c.ir.weight_codecs import dequantize, quantize
+from dsv4c.ir.weight_formats import weight_format
 from dsv4c.models.deepseek_v4.config import load_config
 from dsv4c.models.deepseek_v4.inventory import (
     Header,

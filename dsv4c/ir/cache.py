@@ -9,23 +9,20 @@ j // page; an index of -1 means no entry. Layouts:
   to a multiple of 8), then padding to a whole number of entry data sizes, so that the buffer can be
   addressed as rows of one entry (576 bytes for DeepSeek-V4).
 - `mxfp4`: per page the packed codes of all entries, then one E8M0 per 32 dims of all entries.
+
+Geometry needs no torch, so that a graph can be read without it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dsv4c.errors import DsvError
-from dsv4c.ir.formats import (
-    decode_e4m3,
-    decode_e8m0,
-    dequantize_mxfp4,
-    quantize_e4m3_blocks,
-    quantize_mxfp4,
-)
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 FP8_BLOCK = 64
 MXFP4_BLOCK = 32
@@ -33,7 +30,8 @@ MXFP4_BLOCK = 32
 FP8_AMAX_FLOOR = 1e-4
 _SCALE_ALIGN = 8
 
-_PLAIN_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+# Bytes of a value; torch's name.
+_PLAIN = {"f32": (4, "float32"), "bf16": (2, "bfloat16")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,10 @@ class CacheLayout:
     @property
     def dtype(self) -> torch.dtype:
         """Storage dtype of the buffer."""
-        return _PLAIN_DTYPES.get(self.format, torch.uint8)
+        import torch
+
+        dtype: torch.dtype = getattr(torch, _PLAIN.get(self.format, (1, "uint8"))[1])
+        return dtype
 
     @property
     def data_bytes(self) -> int:
@@ -86,7 +87,7 @@ class CacheLayout:
             return self._nope + 2 * self.rope
         if self.format == "mxfp4":
             return self.width // 2
-        return self.width * self.dtype.itemsize
+        return self.width * _PLAIN[self.format][0]
 
     @property
     def scale_bytes(self) -> int:
@@ -108,12 +109,14 @@ class CacheLayout:
 
     def shape(self, pages: int) -> tuple[int, ...]:
         """Shape of a buffer of `pages` pages."""
-        if self.format in _PLAIN_DTYPES:
+        if self.format in _PLAIN:
             return (pages, self.page, self.width)
         return (pages, self.page_bytes)
 
     def alloc(self, pages: int, device: torch.device | str = "cpu") -> Tensor:
         """A zeroed buffer of `shape(pages)`."""
+        import torch
+
         return torch.zeros(self.shape(pages), dtype=self.dtype, device=device)
 
     def encode(self, x: Tensor) -> Tensor:
@@ -128,6 +131,10 @@ class CacheLayout:
         Returns:
             uint8 [..., entry_bytes], data then scales; plain formats: the values in `dtype`.
         """
+        import torch
+
+        from dsv4c.ir.formats import quantize_e4m3_blocks, quantize_mxfp4
+
         if self.format == "mxfp4":
             return torch.cat(quantize_mxfp4(x, MXFP4_BLOCK), dim=-1)
         if self.format != "fp8":
@@ -140,6 +147,10 @@ class CacheLayout:
 
     def decode(self, entries: Tensor) -> Tensor:
         """Exact float32 [..., width] of entries as `encode` makes them."""
+        import torch
+
+        from dsv4c.ir.formats import decode_e4m3, decode_e8m0, dequantize_mxfp4
+
         if self.format == "mxfp4":
             return dequantize_mxfp4(*entries.split((self.data_bytes, self.scale_bytes), dim=-1))
         if self.format != "fp8":
@@ -163,7 +174,7 @@ class CacheLayout:
         keep = index >= 0
         index, entries = index[keep].long(), entries[keep]
         page, slot = index // self.page, index % self.page
-        if self.format in _PLAIN_DTYPES:
+        if self.format in _PLAIN:
             buffer[page, slot] = entries
             return
         data, scale = self._parts(buffer)
@@ -181,9 +192,11 @@ class CacheLayout:
         Returns:
             float32 [..., width]; zeros where the index is -1, whatever the cache holds.
         """
+        import torch
+
         safe = index.clamp_min(0).long()
         page, slot = safe // self.page, safe % self.page
-        if self.format in _PLAIN_DTYPES:
+        if self.format in _PLAIN:
             entries = buffer[page, slot]
         else:
             entries = torch.cat([part[page, slot] for part in self._parts(buffer)], dim=-1)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from dsv4c.ir.types import CacheType, RowsType, WeightType
-from dsv4c.ir.weight_formats import dequantize
+from dsv4c.ir.weight_codecs import dequantize
 
 TORCH_DTYPES = {
     "f64": torch.float64,

@@ -1,42 +1,31 @@
 """Weight formats: which component tensors stand for a logical weight, and what they mean.
 
 A logical weight has shape [out, in], or [E, out, in] when experts are stacked; one-dimensional and
-integer weights are always plain. 8-bit floats and packed codes are `torch.uint8`.
+integer weights are always plain. 8-bit floats and packed codes are `torch.uint8`. Types need this
+module alone; what the components' values mean is in `dsv4c.ir.weight_codecs`, which needs torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from dsv4c.errors import DsvError
-from dsv4c.ir.formats import (
-    E2M1_MAX,
-    E4M3_MAX,
-    decode_e2m1,
-    decode_e4m3,
-    decode_e8m0,
-    dequantize_mxfp4,
-    encode_e2m1,
-    encode_e4m3,
-    encode_e8m0_ceil,
-    pack_nibbles,
-    quantize_mxfp4,
-    split_blocks,
-    unpack_nibbles,
-)
-from dsv4c.ir.weight_checks import check_component
+
+if TYPE_CHECKING:
+    import torch
 
 FP8_BLOCK = 128
 MXFP4_BLOCK = 32
 NVFP4_BLOCK = 16
 
 Shape = tuple[int, ...]
+
+# torch's name and the bytes of each storage type.
+_DTYPES = {"f32": ("float32", 4), "bf16": ("bfloat16", 2), "i64": ("int64", 8), "u8": ("uint8", 1)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +34,25 @@ class Component:
 
     Attributes:
         name: "weight", "scale" or "scale_2".
-        dtypes: storage types that a checkpoint may hold; the first is what `quantize` makes.
+        dtype: storage type, `f32`, `bf16`, `i64` or `u8`.
         shape: component shape of a logical shape.
     """
 
     name: str
-    dtypes: tuple[torch.dtype, ...]
+    dtype: str
     shape: Callable[[Shape], Shape]
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        import torch
+
+        dtype: torch.dtype = getattr(torch, _DTYPES[self.dtype][0])
+        return dtype
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return _DTYPES[self.dtype][1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +93,7 @@ class WeightFormat:
     def nbytes(self, shape: Shape) -> int:
         """Stored bytes of a weight of this logical shape."""
         shapes = self.component_shapes(shape)
-        return sum(
-            prod(s) * c.dtypes[0].itemsize for c, s in zip(self.components, shapes, strict=True)
-        )
+        return sum(prod(s) * c.itemsize for c, s in zip(self.components, shapes, strict=True))
 
 
 def _same(shape: Shape) -> Shape:
@@ -113,43 +112,40 @@ def _blocks_128(shape: Shape) -> Shape:
     return (*shape[:-2], -(-shape[-2] // FP8_BLOCK), -(-shape[-1] // FP8_BLOCK))
 
 
-_U8 = (torch.uint8,)
-_F32 = (torch.float32,)
-
-
-def _plain(name: str, dtype: torch.dtype) -> WeightFormat:
-    return WeightFormat(name, f"plain {dtype}", (Component("weight", (dtype,), _same),))
+def _plain(name: str) -> WeightFormat:
+    doc = f"plain {_DTYPES[name][0]}"
+    return WeightFormat(name, doc, (Component("weight", name, _same),))
 
 
 FORMATS: Mapping[str, WeightFormat] = MappingProxyType(
     {
         f.name: f
         for f in (
-            _plain("f32", torch.float32),
-            _plain("bf16", torch.bfloat16),
-            _plain("i64", torch.int64),
+            _plain("f32"),
+            _plain("bf16"),
+            _plain("i64"),
             WeightFormat(
                 "fp8_128",
                 "E4M3 with one E8M0 scale per 128x128 block",
                 (
-                    Component("weight", _U8, _same),
-                    Component("scale", _U8, _blocks_128),
+                    Component("weight", "u8", _same),
+                    Component("scale", "u8", _blocks_128),
                 ),
             ),
             WeightFormat(
                 "fp8_128_f32",
                 "E4M3 with one float32 scale per 128x128 block",
                 (
-                    Component("weight", _U8, _same),
-                    Component("scale", _F32, _blocks_128),
+                    Component("weight", "u8", _same),
+                    Component("scale", "f32", _blocks_128),
                 ),
             ),
             WeightFormat(
                 "mxfp4",
                 "E2M1 pairs with one E8M0 scale per 32 of a row",
                 (
-                    Component("weight", _U8, _last_over(2)),
-                    Component("scale", _U8, _last_over(MXFP4_BLOCK)),
+                    Component("weight", "u8", _last_over(2)),
+                    Component("scale", "u8", _last_over(MXFP4_BLOCK)),
                 ),
                 block=MXFP4_BLOCK,
             ),
@@ -157,9 +153,9 @@ FORMATS: Mapping[str, WeightFormat] = MappingProxyType(
                 "nvfp4",
                 "E2M1 pairs with one E4M3 scale per 16 of a row and one float32 scale per matrix",
                 (
-                    Component("weight", _U8, _last_over(2)),
-                    Component("scale", _U8, _last_over(NVFP4_BLOCK)),
-                    Component("scale_2", _F32, _leading),
+                    Component("weight", "u8", _last_over(2)),
+                    Component("scale", "u8", _last_over(NVFP4_BLOCK)),
+                    Component("scale_2", "f32", _leading),
                 ),
                 block=NVFP4_BLOCK,
             ),
@@ -182,123 +178,3 @@ def weight_format(name: str) -> WeightFormat:
             found=name,
         )
     return FORMATS[name]
-
-
-def dequantize(
-    fmt: str, components: Sequence[Tensor], shape: Sequence[int], *, check: bool = True
-) -> Tensor:
-    """Float32 values of a weight, exact up to one rounding by a float32 scale.
-
-    Args:
-        fmt: format name.
-        components: stored tensors in the order of the format.
-        shape: logical shape [..., out, in].
-        check: refuse scales outside their contract; costs a synchronisation on CUDA, so pass False
-            for weights that were checked when loaded.
-
-    Returns:
-        float32 tensor of `shape`.
-
-    Raises:
-        DsvError: DSV301, unknown format; DSV213, a scale is outside its contract; DSV901, component
-            shapes or dtypes are not those of the format.
-    """
-    spec = weight_format(fmt)
-    shape = tuple(shape)
-    _require_components(spec, components, shape)
-    if check:
-        for name, tensor in zip(spec.component_names[1:], components[1:], strict=True):
-            check_component(fmt, name, tensor)
-    weight = components[0]
-    if fmt == "mxfp4":
-        return dequantize_mxfp4(weight, components[1])
-    if fmt == "nvfp4":
-        values = split_blocks(decode_e2m1(unpack_nibbles(weight)), NVFP4_BLOCK)
-        # Code times block scale is exact in float32, so scale_2 makes the only rounding.
-        values *= decode_e4m3(components[1]).unsqueeze(-1)
-        values *= components[2][..., None, None, None]
-        return values.flatten(-2)
-    if fmt in ("fp8_128", "fp8_128_f32"):
-        scale = decode_e8m0(components[1]) if fmt == "fp8_128" else components[1]
-        return decode_e4m3(weight).mul_(_expand_128(scale, shape))
-    return weight.to(torch.float32)
-
-
-def quantize(fmt: str, w: Tensor, amax: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Components of a weight in a format.
-
-    NVFP4: scale_2 = amax / (6 * 448) per matrix, block scale = E4M3(clamp(block amax /
-    (6 * scale_2), 2^-9, 448)), code = E2M1(w / (block scale * scale_2)). MXFP4: see
-    `dsv4c.ir.formats.quantize_mxfp4`. FP8: scale 2^ceil(log2(block amax / 448)) as E8M0, or block
-    amax / 448 as float32.
-
-    Args:
-        fmt: format name.
-        w: floating point [..., out, in] (any shape for plain formats); computed in float32.
-        amax: float32 [...] per matrix, for NVFP4 weights that share scale_2 with others; at least
-            the largest magnitude of each.
-
-    Returns:
-        Tensors in the order of the format.
-
-    Raises:
-        DsvError: DSV301, unknown format or dims that the format cannot hold; DSV213, w is not finite.
-    """
-    spec = weight_format(fmt)
-    spec.component_shapes(tuple(w.shape))
-    if len(spec.components) == 1:
-        return (w.to(spec.components[0].dtypes[0]),)
-    w = w.to(torch.float32)
-    if not bool(torch.isfinite(w).all()):
-        raise DsvError("DSV213", "a weight to be quantised is NaN or infinite")
-    if fmt == "mxfp4":
-        return quantize_mxfp4(w, MXFP4_BLOCK)
-    if fmt == "nvfp4":
-        return _quantize_nvfp4(w, w.abs().amax((-2, -1)) if amax is None else amax)
-    return _quantize_fp8_128(w, power_of_two=fmt == "fp8_128")
-
-
-def _quantize_nvfp4(w: Tensor, amax: Tensor) -> tuple[Tensor, ...]:
-    scale_2 = amax.to(torch.float32) / (E2M1_MAX * E4M3_MAX)
-    # Below this, block scale times scale_2 would leave the normal range; such a matrix becomes zero.
-    scale_2 = torch.where(scale_2 >= 2.0**-117, scale_2, 1.0)
-    blocks = split_blocks(w, NVFP4_BLOCK)
-    block_scale = blocks.abs().amax(-1) / (E2M1_MAX * scale_2[..., None, None])
-    block_scale = torch.where(block_scale > 0, block_scale, 1.0).clamp(2.0**-9, E4M3_MAX)
-    scale = encode_e4m3(block_scale)
-    step = decode_e4m3(scale) * scale_2[..., None, None]
-    codes = encode_e2m1(blocks / step.unsqueeze(-1))
-    return pack_nibbles(codes.flatten(-2)), scale, scale_2
-
-
-def _quantize_fp8_128(w: Tensor, power_of_two: bool) -> tuple[Tensor, Tensor]:
-    out, in_ = w.shape[-2:]
-    padded = torch.nn.functional.pad(w, (0, -in_ % FP8_BLOCK, 0, -out % FP8_BLOCK))
-    blocks = padded.unflatten(-1, (-1, FP8_BLOCK)).unflatten(-3, (-1, FP8_BLOCK))
-    # An all-zero block gets the smallest normal scale, byte 1.
-    scale = blocks.abs().amax((-3, -1)).clamp_min(E4M3_MAX * 2.0**-126) / E4M3_MAX
-    if not power_of_two:
-        return encode_e4m3(w / _expand_128(scale, w.shape)), scale
-    scale = encode_e8m0_ceil(scale)
-    return encode_e4m3(w / _expand_128(decode_e8m0(scale), w.shape)), scale
-
-
-def _expand_128(scale: Tensor, shape: Sequence[int]) -> Tensor:
-    """Repeat one value per 128x128 block over [..., out, in]."""
-    rows = scale.repeat_interleave(FP8_BLOCK, dim=-2)[..., : shape[-2], :]
-    return rows.repeat_interleave(FP8_BLOCK, dim=-1)[..., : shape[-1]]
-
-
-def _require_components(spec: WeightFormat, components: Sequence[Tensor], shape: Shape) -> None:
-    expected = spec.component_shapes(shape)
-    found = tuple(tuple(t.shape) for t in components)
-    typed = len(components) == len(spec.components) and all(
-        t.dtype in c.dtypes for c, t in zip(spec.components, components, strict=True)
-    )
-    if found != expected or not typed:
-        raise DsvError(
-            "DSV901",
-            f"components do not make a {spec.name} weight of shape {list(shape)}",
-            expected=str([list(s) for s in expected]),
-            found=str([(list(t.shape), str(t.dtype)) for t in components]),
-        )

@@ -127,8 +127,8 @@ def read_weights(
             if (part.file, part.tensor) not in stored:
                 raise _mismatch(root, part.tensor, f"a tensor of {part.file}", "nothing")
             tensor = opened[part.file].get_tensor(part.tensor)
-            if tuple(tensor.shape) != tuple(shape) or tensor.dtype not in known.dtypes:
-                wanted = f"{list(shape)} of {' or '.join(str(d) for d in known.dtypes)}"
+            if tuple(tensor.shape) != tuple(shape) or tensor.dtype != known.torch_dtype:
+                wanted = f"{list(shape)} of {known.torch_dtype}"
                 raise _mismatch(root, part.tensor, wanted, f"{list(tensor.shape)} {tensor.dtype}")
             tensors.append(tensor)
         weights[name] = Weight(type_, tuple(tensors))

@@ -12,7 +12,7 @@ import torch
 from dsv4c.checkpoint.quantize import quantize_checkpoint
 from dsv4c.checkpoint.reader import Checkpoint
 from dsv4c.errors import DsvError
-from dsv4c.ir.weight_formats import dequantize, quantize
+from dsv4c.ir.weight_codecs import dequantize, quantize
 from dsv4c.models.deepseek_v4.config import load_config
 from dsv4c.models.deepseek_v4.inventory import Header, logical_weights
 from dsv4c.models.deepseek_v4.names import read_ledger

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from dsv4c.checkpoint.reader import Checkpoint
 from dsv4c.errors import DsvError
-from dsv4c.ir.weight_formats import dequantize
+from dsv4c.ir.weight_codecs import dequantize
 from dsv4c.models.deepseek_v4.config import load_config
 from dsv4c.models.deepseek_v4.names import TensorSlice, WeightSource, resolve_weights
 

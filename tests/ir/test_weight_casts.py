@@ -10,7 +10,7 @@ import torch
 from dsv4c.errors import DsvError
 from dsv4c.ir.formats import pack_nibbles
 from dsv4c.ir.weight_casts import cast_mxfp4_to_nvfp4, largest_exponent
-from dsv4c.ir.weight_formats import dequantize
+from dsv4c.ir.weight_codecs import dequantize
 
 
 def rows(scales: torch.Tensor) -> torch.Tensor:

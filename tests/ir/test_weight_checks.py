@@ -7,7 +7,8 @@ import torch
 
 from dsv4c.errors import DsvError
 from dsv4c.ir.weight_checks import check_component
-from dsv4c.ir.weight_formats import FORMATS, dequantize, quantize
+from dsv4c.ir.weight_codecs import dequantize, quantize
+from dsv4c.ir.weight_formats import FORMATS
 
 BAD: list[tuple[str, int, float, str]] = [
     ("fp8_128", 1, 255, "not finite"),
@@ -67,7 +68,7 @@ def test_nan_codes(fmt: str, byte: int) -> None:
 
 @pytest.mark.parametrize("fmt", ["bf16", "f32"])
 def test_plain_values(fmt: str) -> None:
-    tensor = torch.tensor([1.0, torch.inf], dtype=FORMATS[fmt].components[0].dtypes[0])
+    tensor = torch.tensor([1.0, torch.inf], dtype=FORMATS[fmt].components[0].torch_dtype)
     with pytest.raises(DsvError, match="1 of 2"):
         check_component(fmt, "weight", tensor)
     check_component(fmt, "weight", -tensor[:1])

@@ -9,7 +9,8 @@ import torch
 
 from dsv4c.errors import DsvError
 from dsv4c.ir import formats
-from dsv4c.ir.weight_formats import FORMATS, dequantize, quantize, weight_format
+from dsv4c.ir.weight_codecs import dequantize, quantize
+from dsv4c.ir.weight_formats import FORMATS, weight_format
 
 # The worked example of the format specification: 16 values of a tensor whose amax is 5.2.
 EXAMPLE = torch.tensor(

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import dsv4c
 from dsv4c.checkpoint.reader import Checkpoint
-from dsv4c.ir.weight_formats import dequantize
+from dsv4c.ir.weight_codecs import dequantize
 from dsv4c.models.deepseek_v4.config import load_config
 from dsv4c.models.deepseek_v4.inventory import logical_weights, official_name
 from dsv4c.models.deepseek_v4.names import resolve_weights

@@ -12,7 +12,7 @@ from dsv4c.ir.graph import Graph
 from dsv4c.ir.interp import run_graph
 from dsv4c.ir.types import CacheType, RowsType, WeightType
 from dsv4c.ir.values import Operand, State, Weight
-from dsv4c.ir.weight_formats import quantize
+from dsv4c.ir.weight_codecs import quantize
 from dsv4c.models.deepseek_v4.build import BuildOptions
 from dsv4c.models.deepseek_v4.config import LayerConfig, ModelConfig
 from dsv4c.passes.base import run_passes

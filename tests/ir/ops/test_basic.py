@@ -10,7 +10,7 @@ import torch
 from dsv4c.ir.op import OPS
 from dsv4c.ir.types import WeightType
 from dsv4c.ir.values import CONTEXTS, Weight
-from dsv4c.ir.weight_formats import dequantize, quantize
+from dsv4c.ir.weight_codecs import dequantize, quantize
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

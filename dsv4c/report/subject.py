@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,37 @@ from dsv4c.ir.graph import STAGES, Graph
 from dsv4c.plan.files import MANIFEST
 
 if TYPE_CHECKING:
-    from dsv4c.plan.manifest import Kernel
+    from dsv4c.plan.manifest import Kernel, Manifest
 
 LAST = STAGES[-1]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The graph after one pass, as text.
+
+    Attributes:
+        name: of the pass; `model` for the graph as built.
+        text: IR.
+    """
+
+    name: str
+    text: str
+
+    @property
+    def stage(self) -> str:
+        match = re.match(r'graph ".*" stage\((\w+)\)', self.text)
+        return match[1] if match else ""
+
+    @cached_property
+    def graph(self) -> Graph:
+        from dsv4c.ir.text import parse
+
+        return parse(self.text)
+
+    def defines(self, value: str) -> bool:
+        """Whether a node or an input of this name is there, fused bodies included."""
+        return f"%{value}: " in self.text
 
 
 @dataclass(frozen=True)
@@ -30,6 +59,9 @@ class Subject:
         graph: at the stage that was asked for.
         events: records of the event log.
         kernels: compiled kernels by name; none for a checkpoint.
+        path: the folder.
+        manifest: of a plan.
+        snapshots: makes the graph's history: as built, then after each pass that changed it.
     """
 
     kind: str
@@ -38,6 +70,9 @@ class Subject:
     graph: Graph
     events: list[dict[str, Json]]
     kernels: Mapping[str, Kernel] = field(default_factory=dict[str, "Kernel"])
+    path: Path = Path()
+    manifest: Manifest | None = None
+    snapshots: Callable[[], Sequence[Snapshot]] = list[Snapshot]
 
 
 def open_subject(path: Path, target: str, stage: str | None = None) -> Subject:
@@ -66,23 +101,27 @@ def open_subject(path: Path, target: str, stage: str | None = None) -> Subject:
 
 
 def _open_plan(path: Path, stage: str) -> Subject:
-    from dsv4c.ir.text import parse
-    from dsv4c.plan.plan import Plan
+    from dsv4c.plan.read import read_plan
 
-    plan = Plan.load(path, check_weights=False)
-    graph = plan.graph
-    if stage != LAST:
+    read = read_plan(path, check_weights=False)
+    manifest, graph = read.manifest, read.graph
+
+    def snapshots() -> list[Snapshot]:
         dumps = sorted((path / "ir").glob("*.ir"))
-        texts = {dump.stem.partition("_")[2]: dump.read_text("utf-8") for dump in dumps}
-        stages = {name: _stage(text) for name, text in texts.items()}
-        graph = parse(texts[_find(stage, stages)])
-    kernels = {kernel.name: kernel for kernel in plan.manifest.kernels}
+        return [Snapshot(one.stem.partition("_")[2], one.read_text("utf-8")) for one in dumps]
+
+    if stage != LAST:
+        stages = {one.name: one for one in snapshots()}
+        graph = stages[_find(stage, {name: one.stage for name, one in stages.items()})].graph
+    kernels = {kernel.name: kernel for kernel in manifest.kernels}
     events = read_events(path / "events.jsonl")
-    return Subject("plan", plan.manifest.model.name, plan.target, graph, events, kernels)
+    name, target = manifest.model.name, manifest.target
+    return Subject("plan", name, target, graph, events, kernels, path, manifest, snapshots)
 
 
 def _open_checkpoint(path: Path, target: str, stage: str) -> Subject:
     from dsv4c.checkpoint.reader import Checkpoint
+    from dsv4c.ir.text import show
     from dsv4c.models.deepseek_v4.build import BuildOptions, build_graph
     from dsv4c.models.deepseek_v4.config import load_config
     from dsv4c.models.deepseek_v4.names import read_ledger
@@ -100,12 +139,16 @@ def _open_checkpoint(path: Path, target: str, stage: str) -> Subject:
         record_pass(log, record)
         graphs[record.name] = record.graph
     found = _find(stage, {name: graph.stage for name, graph in graphs.items()})
-    return Subject("checkpoint", path.resolve().name, target, graphs[found], log.records)
 
+    def snapshots() -> list[Snapshot]:
+        changed = ["model", *(record.name for record in records if record.modified)]
+        return [Snapshot(name, show(graphs[name])) for name in dict.fromkeys(changed)]
 
-def _stage(text: str) -> str:
-    match = re.match(r'graph ".*" stage\((\w+)\)', text)
-    return match[1] if match else ""
+    return Subject(
+        *("checkpoint", path.resolve().name, target, graphs[found], log.records),
+        path=path,
+        snapshots=snapshots,
+    )
 
 
 def _find(wanted: str, stages: Mapping[str, str]) -> str:

@@ -112,7 +112,7 @@ def _batch(case: oracle.Case, ids: list[int]) -> tuple[list[list[int]], list[int
     """Five sequences, the given one in their middle, and the lengths of their prompts."""
     draw = random.Random(case.number)
     vocab = case.fields["vocab_size"]
-    lengths = [draw.choice((1, 5, 40, 127, 130, 140)) for _ in range(4)]
+    lengths = [draw.choice((1, 5, 40, 127, 130, oracle.LONGEST_OTHER)) for _ in range(4)]
     others = [[draw.randrange(vocab) for _ in range(n)] for n in lengths]
     sequences = [*others[:2], ids, *others[2:]]
     prompts = [max(1, min(len(s) - draw.choice((0, 3, 9)), 100)) for s in sequences]

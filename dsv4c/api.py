@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dsv4c
+from dsv4c.checkpoint.description import check_description
+from dsv4c.checkpoint.files import inside
 from dsv4c.checkpoint.reader import Checkpoint
 from dsv4c.codegen.build import build_kernels
 from dsv4c.codegen.cache import META, SOURCE, CacheEntry, KernelCache
@@ -80,6 +82,7 @@ def compile(
             check_supported(config, options)
             checkpoint = Checkpoint.open(model)
             ledger = read_ledger(config, checkpoint)
+            check_description(model, ledger.weights)
         log.event(
             "ignored", tensors=len(ledger.ignored), reasons=sorted(set(ledger.ignored.values()))
         )
@@ -97,7 +100,7 @@ def compile(
         with log.phase("manifest"):
             for name in _COPIED:
                 if (model / name).is_file():
-                    shutil.copyfile(model / name, work / name)
+                    shutil.copyfile(inside(model, name), work / name)
         log.close()
         files = _hashes(work)
         made = manifest.Manifest(

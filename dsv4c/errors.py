@@ -28,6 +28,7 @@ CODES: dict[str, str] = {
     "DSV401": "a kernel does not compile",
     "DSV402": "the kernel library does not link",
     "DSV501": "a node is beyond its numeric bound",
+    "DSV502": "a node made a value that is not finite",
     "DSV601": "the device or its driver is not usable",
     "DSV602": "memory does not suffice",
     "DSV603": "the disk is full or a file cannot be written",
@@ -85,7 +86,9 @@ class DsvError(Exception):
     def __str__(self) -> str:
         lines = [f"{self.code}: {self.what}"]
         lines += [f"  {name + ':':<10}{value}" for name, value in self.fields().items()]
-        return "\n".join(lines)
+        return "".join(
+            c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in "\n".join(lines)
+        )
 
 
 def _rebuild(code: str, what: str, fields: dict[str, str]) -> DsvError:

@@ -8,14 +8,15 @@ a truncated or damaged file cannot pass.
 from __future__ import annotations
 
 import json
-import stat
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeGuard, cast
+from typing import TypeGuard, cast
 
+from dsv4c.checkpoint.files import Unreadable, is_plain, open_regular, unique_names
 from dsv4c.errors import DsvError
 
 MAX_HEADER_BYTES = 100_000_000
@@ -64,22 +65,22 @@ def read_header(path: Path) -> dict[str, TensorInfo]:
         DsvError: DSV211, the file is missing, no regular file, truncated, or breaks the format.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise _Malformed("a regular file", "a folder or a special file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
-            if status.st_size < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, status.st_size - 8):
-                text = f"a length of {length} in a file of {status.st_size} bytes"
+            if size < 8 or not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+                text = f"a length of {length} in a file of {size} bytes"
                 raise _Malformed("a safetensors header", text)
             header = _parse(file.read(length))
         start = 8 + length
         infos = [_info(name, entry, path.name, start) for name, entry in header.items()]
         tensors = dict(sorted(infos, key=lambda item: (item[1].start, item[1].stop)))
-        _require_tiled(tensors, start, status.st_size)
+        _require_tiled(tensors, start, size)
     except _Malformed as error:
         expected, found = error.args
         raise _malformed(path, expected, found) from None
+    except Unreadable as error:
+        raise _malformed(path, "a regular file", str(error)) from None
     except OSError as error:
         raise _malformed(path, "a readable file", error.strerror or str(error)) from None
     return tensors
@@ -112,23 +113,15 @@ def _parse(text: bytes) -> dict[str, object]:
     return header
 
 
-def unique_names(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """`object_pairs_hook` of json.loads that refuses a repeated name with a ValueError."""
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in out:
-            raise ValueError(f"the name {key} appears twice")
-        out[key] = value
-    return out
-
-
 def _info(name: str, entry: object, file: str, base: int) -> tuple[str, TensorInfo]:
     fields = cast(dict[str, object], entry) if isinstance(entry, dict) else {}
     if set(fields) != {"dtype", "shape", "data_offsets"}:
         raise _Malformed(f"dtype, shape and data_offsets of tensor {name}", str(entry)[:80])
+    if not is_plain(name):
+        raise _Malformed("names of printable ASCII", ascii(name)[:200])
     dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        raise _Malformed(f"a known dtype of tensor {name}", str(dtype))
+        raise _Malformed(f"a known dtype of tensor {name}", ascii(dtype))
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
         raise _Malformed(f"sizes of tensor {name}", f"shape {shape}, data_offsets {offsets}"[:120])
     start, stop = offsets

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dsv4c.checkpoint.description import check_description
 from dsv4c.checkpoint.quantization_config import HF_QUANT_CONFIG, write_configs
 from dsv4c.checkpoint.reader import CONFIG, INDEX, Checkpoint
 from dsv4c.checkpoint.writer import CheckpointWriter, new_folder
@@ -110,6 +111,7 @@ def quantize_checkpoint(
     source = Checkpoint.open(src)
     config = load_config(src)
     ledger = read_ledger(config, source)
+    check_description(source.path, ledger.weights)
     job = _Job(source, ledger, logical_weights(config), chosen)
     headers = job.headers()
     with new_folder(Path(dst)) as folder:

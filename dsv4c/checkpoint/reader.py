@@ -6,9 +6,9 @@ bus fault later.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +17,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from dsv4c.checkpoint.header import TensorInfo, read_header, unique_names
+from dsv4c.checkpoint.files import Stamp, Unreadable, inside, is_plain, open_regular, read_json
+from dsv4c.checkpoint.header import TensorInfo, read_header
 from dsv4c.errors import DsvError
 from dsv4c.ir.weight_checks import check_component
 from dsv4c.ir.weight_formats import weight_format
@@ -51,10 +52,12 @@ class Checkpoint:
     Attributes:
         path: the folder.
         tensors: header of each tensor, file after file.
+        stamps: what each file was when its header was read; it must stay that while it is read.
     """
 
     path: Path
     tensors: Mapping[str, TensorInfo]
+    stamps: Mapping[str, Stamp] = field(default_factory=dict[str, Stamp])
 
     @staticmethod
     def open(path: str | Path) -> Checkpoint:
@@ -71,14 +74,16 @@ class Checkpoint:
             found = "a file" if folder.exists() else "nothing"
             hint = "give the folder that holds config.json and the safetensors files"
             raise _error("the checkpoint is not a folder", folder, "a folder", found, hint)
-        if not (folder / CONFIG).is_file():
+        if not inside(folder, CONFIG).is_file():
             message = f"{CONFIG} is missing"
             raise DsvError("DSV201", message, where=str(folder / CONFIG), found="nothing")
-        if (folder / INDEX).exists():
-            tensors = _indexed(folder)
-        else:
-            tensors = read_header(_weight_file(folder, _single(folder)))
-        return Checkpoint(folder, MappingProxyType(tensors))
+        indexed = os.path.lexists(folder / INDEX)
+        weight_map = _read_index(inside(folder, INDEX)) if indexed else {}
+        files = list(dict.fromkeys(weight_map.values())) if indexed else [_single(folder)]
+        stamps = {file: _stamp(inside(folder, file)) for file in files}
+        shards = {file: read_header(folder / file) for file in files}
+        tensors = _indexed(folder, shards, weight_map) if indexed else shards[files[0]]
+        return Checkpoint(folder, MappingProxyType(tensors), MappingProxyType(stamps))
 
     def read(self, name: str, lead: int | None = None) -> Tensor:
         """One tensor, or its `lead`-th part along the first dim; 8-bit types come as uint8.
@@ -99,18 +104,27 @@ class Checkpoint:
         if not count:
             return torch.empty(0, dtype=dtype)
         data = bytearray(count * dtype.itemsize)
-        path = self.path / info.file
-        try:
-            with path.open("rb") as file:
-                file.seek(info.start + first * dtype.itemsize)
-                done = file.readinto(data)
-        except OSError as error:
-            text = error.strerror or str(error)
-            raise _error("a checkpoint file cannot be read", path, "a file", text) from None
-        if done != len(data):
-            found = f"{done} of {len(data)} bytes of tensor {name}"
-            raise _error("a checkpoint file has shrunk", path, "an unchanged file", found)
+        self._read_into(data, name, info.start + first * dtype.itemsize)
         return torch.frombuffer(data, dtype=dtype)
+
+    def _read_into(self, data: bytearray, name: str, start: int) -> None:
+        """Fill `data` from the file of a tensor, which must not have changed."""
+        file_name = self.tensors[name].file
+        path, view, done = self.path / file_name, memoryview(data), 0
+        try:
+            with open_regular(path) as file:
+                stamp = Stamp.of(file)
+                while count := os.preadv(file.fileno(), [view[done:]], start + done):
+                    done += count
+                same = Stamp.of(file) == stamp == self.stamps.get(file_name, stamp)
+        except (OSError, Unreadable) as error:
+            text = f"{error}, at tensor {name}"
+            raise _error("a checkpoint file cannot be read", path, "a file", text) from None
+        if done != len(data) or not same:
+            what = "a checkpoint file has changed since it was opened"
+            found = f"another file, size or time of writing at the reading of tensor {name}"
+            hint = "start again when nothing writes to the checkpoint"
+            raise _error(what, path, "an unchanged file", found, hint)
 
     def read_weight(self, source: WeightSource) -> tuple[Tensor, ...]:
         """Component tensors of a weight, in the order of its format, experts stacked.
@@ -150,12 +164,22 @@ class Checkpoint:
         return tensor
 
 
-def _indexed(folder: Path) -> dict[str, TensorInfo]:
+def _stamp(path: Path) -> Stamp:
+    try:
+        with open_regular(path) as file:
+            return Stamp.of(file)
+    except Unreadable as error:
+        what = "a checkpoint file is missing, truncated or malformed"
+        raise _error(what, path, "a regular file", str(error)) from None
+
+
+def _indexed(
+    folder: Path, shards: Mapping[str, dict[str, TensorInfo]], weight_map: Mapping[str, str]
+) -> dict[str, TensorInfo]:
     """Headers of the shards that the index names, each tensor where the index says."""
-    weight_map = _read_index(folder / INDEX)
     tensors: dict[str, TensorInfo] = {}
-    for file in dict.fromkeys(weight_map.values()):
-        for name, info in read_header(_weight_file(folder, file)).items():
+    for file, shard in shards.items():
+        for name, info in shard.items():
             if weight_map.get(name) != file:
                 found = f"tensor {name}, which the index has in {weight_map.get(name, 'no file')}"
                 expected = "the tensors that the index lists for it"
@@ -172,15 +196,18 @@ def _read_index(path: Path) -> dict[str, str]:
     """The index: tensor name -> file name."""
     expected = "a JSON object with weight_map, an object of tensor name -> file name"
     try:
-        index = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_names)
+        index = cast(dict[str, object], read_json(path))
         weight_map = cast(dict[str, object], index["weight_map"])
         files = list(weight_map.values())
-    except (OSError, ValueError, RecursionError) as error:
+    except Unreadable as error:
         raise _error("the index cannot be read", path, expected, str(error)) from None
     except (KeyError, TypeError, AttributeError):
         raise _error("the index is malformed", path, expected, "something else") from None
-    if not files or not all(isinstance(file, str) for file in files):
-        raise _error("the index is malformed", path, expected, f"{str(files)[:80]} as files")
+    for text in (*weight_map, *files):
+        if not isinstance(text, str) or not is_plain(text):
+            raise _error("the index is malformed", path, expected, ascii(text)[:80])
+    if not files:
+        raise _error("the index is malformed", path, expected, "no tensors")
     return cast(dict[str, str], weight_map)
 
 
@@ -201,21 +228,6 @@ def _single(folder: Path) -> str:
             "the weights are pickle files", folder / pickles[0], expected, "a pickle", hint
         )
     raise _error("the folder holds no weights", folder, expected, "no safetensors file")
-
-
-def _weight_file(folder: Path, name: str) -> Path:
-    """Path of a weight file, which must lie in the folder or in the cache that it belongs to."""
-    path = folder / name
-    if Path(name).name != name:
-        raise _error("a file name is not plain", folder / INDEX, "a name without folders", name)
-    root = folder.resolve()
-    # A Hugging Face cache keeps NAME/snapshots/REVISION/FILE as a link to NAME/blobs/HASH.
-    blobs = root.parent.parent / "blobs" if root.parent.name == "snapshots" else root
-    target = path.resolve()
-    if not (target.is_relative_to(root) or target.is_relative_to(blobs)):
-        expected = "a file in the checkpoint folder"
-        raise _error("a link leads out of the checkpoint", path, expected, f"a link to {target}")
-    return path
 
 
 def _error(

@@ -228,7 +228,7 @@ def test_a_file_that_shrinks_later(checkpoint: Path) -> None:
     name = max(opened.tensors, key=lambda n: opened.tensors[n].stop)
     path = checkpoint / opened.tensors[name].file
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DsvError, match=f"of tensor {name}"):
+    with pytest.raises(DsvError, match=f"reading of tensor {name}"):
         opened.read(name)
 
 

@@ -7,12 +7,13 @@ become one `ModelConfig`, whose fields carry the official names.
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
+from dsv4c.checkpoint.files import Unreadable, read_json
 from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.fields import Fields
 
@@ -144,18 +145,18 @@ def load_config(path: str | Path) -> ModelConfig:
     file = Path(path)
     if file.is_dir():
         file = file / "config.json"
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not os.path.lexists(file):
         hint = "give the checkpoint folder, the one that holds config.json"
-        raise DsvError("DSV201", "config.json is missing", where=str(file), hint=hint) from None
-    except (OSError, ValueError) as error:
+        raise DsvError("DSV201", "config.json is missing", where=str(file), hint=hint)
+    try:
+        raw = read_json(file)
+    except Unreadable as error:
         message = "config.json cannot be read"
         raise DsvError("DSV201", message, where=str(file), found=str(error)) from None
     if not isinstance(raw, dict):
         message = "config.json is not a JSON object"
         raise DsvError("DSV201", message, where=str(file), found=type(raw).__name__)
-    return parse_config(raw, str(file))
+    return parse_config(cast(dict[str, object], raw), str(file))
 
 
 def parse_config(raw: Mapping[str, object], where: str = "config.json") -> ModelConfig:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import dsv4c
@@ -29,6 +29,7 @@ from dsv4c.passes.base import PassRecord, run_passes
 from dsv4c.pipeline import largest_step, pipeline
 from dsv4c.plan import manifest
 from dsv4c.plan.files import MANIFEST, replaced_folder, sha256
+from dsv4c.plan.forms import packed_operands
 from dsv4c.plan.plan import Plan
 from dsv4c.plan.read import schedule_of, states_of
 from dsv4c.plan.weights import write_weights
@@ -94,15 +95,18 @@ def compile(
         with log.phase("kernels"):
             kernels = _build(work, graph, target, jobs, frozen, log, report)
         with log.phase("weights"):
+            operands = packed_operands(kernels)
             weights = write_weights(
-                work, graph, checkpoint, ledger.weights, lambda n, of: report("weights", n, of)
+                *(work, graph, checkpoint, ledger.weights),
+                lambda n, of: report("weights", n, of),
+                operands,
             )
         with log.phase("manifest"):
             for name in _COPIED:
                 if (model / name).is_file():
                     shutil.copyfile(inside(model, name), work / name)
         log.close()
-        files = _hashes(work)
+        files = _hashes(work, weights.files)
         made = manifest.Manifest(
             schema=manifest.SCHEMA,
             dsv4c=dsv4c.__version__,
@@ -116,7 +120,8 @@ def compile(
             schedule=schedule_of(graph),
             states=states_of(graph),
             buffers=buffer_sizes(graph, largest_step(options.chunk)),
-            weights=weights,
+            weights=weights.weights,
+            packed=weights.packed,
             files=files,
             phases={name: round(seconds, 6) for name, seconds in log.summary()},
         )
@@ -226,6 +231,7 @@ def _kernel(source: KernelSource, entry: CacheEntry, nodes: list[str]) -> manife
         resources.registers,
         resources.spills,
         resources.smem,
+        [manifest.PackedOperand(list(one.inputs), one.packing) for one in source.packed],
     )
 
 
@@ -240,9 +246,11 @@ def _model(path: Path, config: ModelConfig, work: Path) -> manifest.Model:
     )
 
 
-def _hashes(work: Path) -> dict[str, str]:
-    files = sorted(path for path in work.rglob("*") if path.is_file())
-    return {path.relative_to(work).as_posix(): sha256(path) for path in files}
+def _hashes(work: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of every file; `known` are those of files that were hashed when written."""
+    paths = sorted(path for path in work.rglob("*") if path.is_file())
+    names = {path.relative_to(work).as_posix(): path for path in paths}
+    return {name: known.get(name) or sha256(path) for name, path in names.items()}
 
 
 def _tools() -> dict[str, str]:

@@ -7,7 +7,7 @@ bus fault later.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -21,12 +21,13 @@ from dsv4c.checkpoint.files import Stamp, Unreadable, inside, is_plain, open_reg
 from dsv4c.checkpoint.header import TensorInfo, read_header
 from dsv4c.errors import DsvError
 from dsv4c.ir.weight_checks import check_component
-from dsv4c.ir.weight_formats import weight_format
+from dsv4c.ir.weight_formats import Shape, weight_format
 from dsv4c.models.deepseek_v4.names import TensorSlice, WeightSource
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PIECE_BYTES = 8 << 20
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # 8-bit floats and packed nibbles are bytes everywhere in the project.
@@ -100,7 +101,7 @@ class Checkpoint:
     def read_range(self, name: str, first: int, count: int) -> Tensor:
         """Elements first to first + count of a tensor in memory order, [count]; errors as `read`."""
         info = self.tensors[name]
-        dtype = _TORCH_DTYPES.get(info.dtype, torch.uint8)
+        dtype = _torch_dtype(info)
         if not count:
             return torch.empty(0, dtype=dtype)
         data = bytearray(count * dtype.itemsize)
@@ -143,13 +144,40 @@ class Checkpoint:
 
     def read_expert(self, source: WeightSource, expert: int) -> tuple[Tensor, ...]:
         """Component tensors of one expert of a stacked weight; errors as `read_weight`."""
-        shapes = weight_format(source.format).component_shapes(source.shape[1:])
-        tensors: list[Tensor] = []
-        for shape, (component, slices) in zip(shapes, source.components, strict=True):
-            stacked = len(self.tensors[slices[0].name].shape) > len(shape)
-            piece, lead = (slices[0], expert) if stacked else (slices[expert], None)
-            tensors.append(self._part(source, component, piece, lead))
-        return tuple(tensors)
+        count = len(source.components)
+        return tuple(self.read_component(source, number, expert) for number in range(count))
+
+    def read_component(
+        self, source: WeightSource, number: int, expert: int | None = None
+    ) -> Tensor:
+        """One component of a weight that is not stacked, or of one expert; errors as `read_weight`.
+
+        Args:
+            source: the weight.
+            number: of the component in its format.
+            expert: number, for a stacked weight.
+        """
+        component, slices = source.components[number]
+        logical = source.shape if expert is None else source.shape[1:]
+        shape = weight_format(source.format).component_shapes(logical)[number]
+        stacked = len(self.tensors[slices[0].name].shape) > len(shape)
+        piece, lead = (slices[0], expert) if stacked else (slices[expert or 0], None)
+        return self._part(source, component, piece, lead)
+
+    def stream_component(self, source: WeightSource, number: int) -> Iterator[Tensor]:
+        """One component of a weight in memory order, in flat pieces of up to `PIECE_BYTES`.
+
+        Errors as `read_weight`.
+        """
+        component, slices = source.components[number]
+        for piece in slices:
+            shape = self.tensors[piece.name].shape
+            most = PIECE_BYTES // _torch_dtype(self.tensors[piece.name]).itemsize
+            for first, count in _runs(shape, piece.rows):
+                for start in range(first, first + count, most):
+                    size = min(most, first + count - start)
+                    tensor = self.read_range(piece.name, start, size)
+                    yield self._checked(source, component, piece, tensor)
 
     def _part(
         self, source: WeightSource, component: str, piece: TensorSlice, lead: int | None = None
@@ -157,11 +185,30 @@ class Checkpoint:
         tensor = self.read(piece.name, lead)
         if piece.rows is not None:
             tensor = tensor[..., slice(*piece.rows), :]
+        return self._checked(source, component, piece, tensor)
+
+    def _checked(
+        self, source: WeightSource, component: str, piece: TensorSlice, tensor: Tensor
+    ) -> Tensor:
         if source.format == "f32":
             tensor = tensor.to(torch.float32)
         where = f"{self.path / self.tensors[piece.name].file}, tensor {piece.name}"
         check_component(source.format, component, tensor, where)
         return tensor
+
+
+def _torch_dtype(info: TensorInfo) -> torch.dtype:
+    return _TORCH_DTYPES.get(info.dtype, torch.uint8)
+
+
+def _runs(shape: Shape, rows: tuple[int, int] | None) -> Iterator[tuple[int, int]]:
+    """(first element, count) of each stretch of a tensor, or of a range of its second to last dim."""
+    if rows is None:
+        yield 0, prod(shape)
+        return
+    columns, height = shape[-1], shape[-2]
+    for lead in range(prod(shape[:-2])):
+        yield (lead * height + rows[0]) * columns, (rows[1] - rows[0]) * columns
 
 
 def _stamp(path: Path) -> Stamp:

@@ -69,16 +69,8 @@ class CheckpointWriter:
         self, folder: Path, headers: Mapping[str, Header], shard_bytes: int = SHARD_BYTES
     ) -> None:
         self.folder = folder
-        self.total_bytes = sum(_nbytes(header) for header in headers.values())
-        free = shutil.disk_usage(folder).free
-        if free < self.total_bytes:
-            raise DsvError(
-                "DSV603",
-                "the disk has no room for the checkpoint",
-                where=str(folder.parent),
-                expected=f"{self.total_bytes:,} bytes",
-                found=f"{free:,} bytes free",
-            )
+        self.total_bytes = sum(header_bytes(header) for header in headers.values())
+        require_room(folder, self.total_bytes, "checkpoint")
         shards = _split(headers, shard_bytes)
         self._waiting: dict[str, TensorInfo] = {}
         for number, shard in enumerate(shards, 1):
@@ -91,11 +83,9 @@ class CheckpointWriter:
         info = self._waiting.pop(name)
         assert tuple(tensor.shape) == info.shape, (name, tensor.shape, info.shape)
         assert tensor.nbytes == info.nbytes, (name, tensor.dtype, info.dtype)
-        tensor = tensor.cpu().contiguous()
         with (self.folder / info.file).open("r+b") as file:
             file.seek(info.start)
-            if info.nbytes:
-                file.write((ctypes.c_char * info.nbytes).from_address(tensor.data_ptr()))
+            file.write(tensor_bytes(tensor))
 
     def finish(self) -> None:
         """Write the index, which a single file does without; every tensor must have been written."""
@@ -106,8 +96,63 @@ class CheckpointWriter:
         (self.folder / INDEX).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n")
 
 
-def _nbytes(header: Header) -> int:
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor, without a copy where it is contiguous and on the CPU."""
+    tensor = tensor.cpu().contiguous()
+    if not tensor.nbytes:
+        return memoryview(b"")
+    data = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())
+    vars(data)["tensor"] = tensor  # the memory lives as long as the view
+    return memoryview(data).cast("B")
+
+
+def require_room(folder: Path, nbytes: int, what: str) -> None:
+    """Raise DsvError DSV603 if the disk of a folder has less free than that."""
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        raise DsvError(
+            "DSV603",
+            f"the disk has no room for the {what}",
+            where=str(folder.parent),
+            expected=f"{nbytes:,} bytes",
+            found=f"{free:,} bytes free",
+        )
+
+
+def header_bytes(header: Header) -> int:
+    """Size of a tensor's data."""
     return ITEM_BYTES[header.dtype] * prod(header.shape)
+
+
+def shard_layout(
+    headers: Mapping[str, Header], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """How a safetensors file begins, and where each tensor lies in it.
+
+    Args:
+        headers: tensors of the file.
+        metadata: its `__metadata__`, if it shall have one.
+
+    Returns:
+        The file up to the data; for each tensor, in the order of the file, the offsets of its first
+        byte and past its last.
+    """
+    # Wide dtypes first: every tensor is then aligned, which some readers need. It is also the order
+    # of the safetensors library.
+    names = sorted(headers, key=lambda name: (-ITEM_BYTES[headers[name].dtype], name))
+    entries: dict[str, object] = {} if metadata is None else {"__metadata__": metadata}
+    ranges: dict[str, tuple[int, int]] = {}
+    end = 0
+    for name in names:
+        header = headers[name]
+        ranges[name] = (end, end + header_bytes(header))
+        end = ranges[name][1]
+        shape = list(header.shape)
+        entries[name] = {"dtype": header.dtype, "shape": shape, "data_offsets": ranges[name]}
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGN)
+    head = len(text).to_bytes(8, "little") + text
+    return head, {name: (len(head) + a, len(head) + b) for name, (a, b) in ranges.items()}
 
 
 def _split(headers: Mapping[str, Header], shard_bytes: int) -> list[dict[str, Header]]:
@@ -118,32 +163,17 @@ def _split(headers: Mapping[str, Header], shard_bytes: int) -> list[dict[str, He
             shards.append({})
             size = 0
         shards[-1][name] = header
-        size += _nbytes(header)
+        size += header_bytes(header)
     return shards
 
 
 def _begin_shard(path: Path, headers: Mapping[str, Header]) -> dict[str, TensorInfo]:
     """Write the header of a shard and give the file its size."""
-    # Wide dtypes first: every tensor is then aligned, which some readers need.
-    names = sorted(headers, key=lambda name: (-ITEM_BYTES[headers[name].dtype], name))
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    ranges: dict[str, tuple[int, int]] = {}
-    end = 0
-    for name in names:
-        header = headers[name]
-        ranges[name] = (end, end + _nbytes(header))
-        end = ranges[name][1]
-        shape = list(header.shape)
-        entries[name] = {"dtype": header.dtype, "shape": shape, "data_offsets": ranges[name]}
-    text = json.dumps(entries, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % _ALIGN)
-    base = 8 + len(text)
+    head, ranges = shard_layout(headers, {"format": "pt"})
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(base + end)
+        file.write(head)
+        file.truncate(max((stop for _, stop in ranges.values()), default=len(head)))
     return {
-        name: TensorInfo(
-            headers[name].dtype, headers[name].shape, path.name, base + start, base + stop
-        )
+        name: TensorInfo(headers[name].dtype, headers[name].shape, path.name, start, stop)
         for name, (start, stop) in ranges.items()
     }

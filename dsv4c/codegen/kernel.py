@@ -52,6 +52,19 @@ class NodeFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedOperand:
+    """Weight operands of a kernel that it takes packed, as one: at the place of the first.
+
+    Args:
+        inputs: which operands; several are joined.
+        packing: name of a packing of `dsv4c.codegen.packing`.
+    """
+
+    inputs: tuple[int, ...]
+    packing: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a family does not take a node: one clause with the values that decided it."""
 
@@ -80,6 +93,7 @@ class KernelSource:
         header: comment block: template, parameters, provenance. Not part of the content key.
         body: what is compiled; a standalone Python file.
         params: the family's parameters, for the plan and for people.
+        packed: weight operands that the kernel takes packed.
     """
 
     name: str
@@ -88,6 +102,7 @@ class KernelSource:
     header: str
     body: str
     params: Mapping[str, Scalar]
+    packed: tuple[PackedOperand, ...] = ()
 
     @property
     def text(self) -> str:
@@ -96,7 +111,11 @@ class KernelSource:
 
 
 class Family(Protocol):
-    """What a module of `dsv4c.codegen.kernels` offers; its template is `<KIND>.py.jinja`."""
+    """What a module of `dsv4c.codegen.kernels` offers; its template is `<KIND>.py.jinja`.
+
+    A family whose kernels want weights in another layout also has a function `packed_operands`, from
+    the parameters to a tuple of `PackedOperand`.
+    """
 
     KIND: str
 

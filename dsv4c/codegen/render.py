@@ -58,7 +58,8 @@ def render(
         _check_value(key, value)
     body = environment().get_template(kind + templates.SUFFIX).render(values)
     header = _header(name, kind, params, arch, provenance)
-    return KernelSource(name, kind, arch, header, body, params.values())
+    packed = getattr(chosen, "packed_operands", lambda params: ())(params)
+    return KernelSource(name, kind, arch, header, body, params.values(), packed)
 
 
 def _check_value(key: str, value: object) -> None:

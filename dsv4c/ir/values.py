@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -27,11 +28,17 @@ class Weight:
     """A weight's components (formats.py) and, once asked for, its decoded values.
 
     A decoded copy is kept: the interpreter trades memory for time; kernels read the components.
+    `stored` is the components, or makes them when they are first asked for.
     """
 
     type: WeightType
-    components: tuple[torch.Tensor, ...]
+    stored: tuple[torch.Tensor, ...] | Callable[[], tuple[torch.Tensor, ...]]
     _dense: dict[torch.dtype, torch.Tensor] = field(default_factory=dict[torch.dtype, torch.Tensor])
+
+    @cached_property
+    def components(self) -> tuple[torch.Tensor, ...]:
+        """The stored tensors, in the order of the format."""
+        return self.stored() if callable(self.stored) else self.stored
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The exact values in `dtype` (f32 or f64), or the raw integers of an `i64` table."""

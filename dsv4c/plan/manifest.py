@@ -28,7 +28,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk: int
 
 
-class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PackedOperand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Weight operands that a kernel takes packed as one (`dsv4c.codegen.packing`)."""
+
+    inputs: list[int]
+    packing: str
+
+
+class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One generated kernel. Its source is `kernels/NAME/source.py`; resources are per thread or block."""
 
     name: str
@@ -40,6 +47,7 @@ class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     registers: int
     spills: int
     smem: int
+    packed: list[PackedOperand] = []
 
 
 class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,12 +60,23 @@ class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Weight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One weight: its format, logical dims, stored components and checkpoint tensors."""
+    """One weight: its format, logical dims, stored components and checkpoint tensors.
+
+    There are no components if it is stored packed only.
+    """
 
     format: str
     dims: list[int]
     components: list[Component]
     sources: list[str]
+
+
+class Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A form of one or several weights that a kernel takes."""
+
+    packing: str
+    weights: list[str]
+    components: list[Component]
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,7 +112,9 @@ class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ir: str | None
 
 
-class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Manifest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
+):
     """Everything about a plan but its weights and code.
 
     `files` has the SHA-256 of every other file of the folder, by relative path.
@@ -112,8 +133,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     states: list[State]
     buffers: list[int]
     weights: dict[str, Weight]
+    packed: list[Packed] = []
     files: dict[str, str]
     phases: dict[str, float]
+
+
+def components(manifest: Manifest) -> list[Component]:
+    """Every stored tensor of the weights."""
+    return [
+        one for entry in (*manifest.weights.values(), *manifest.packed) for one in entry.components
+    ]
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -15,10 +15,11 @@ from dsv4c.ir.values import State, Weight
 from dsv4c.ir.verify import verify
 from dsv4c.plan import manifest
 from dsv4c.plan.files import inside, verify_files
+from dsv4c.plan.forms import form_of, packed_operands, stored_bytes
 from dsv4c.plan.read import read_plan
 from dsv4c.plan.read import schedule_of as schedule_of
 from dsv4c.plan.read import states_of as states_of
-from dsv4c.plan.weights import read_weights
+from dsv4c.plan.weights import ReadWeights, read_weights
 from dsv4c.runtime.executor import REFERENCE, Executor
 from dsv4c.runtime.kernels import Kernel, KernelLibrary
 from dsv4c.runtime.memory import check_memory, session_bytes
@@ -42,7 +43,7 @@ class Plan:
     def __init__(self, path: Path, manifest_: manifest.Manifest, graph: Graph) -> None:
         self.path, self.manifest, self.graph = path, manifest_, graph
         self.target = manifest_.target
-        self._weights: dict[str, Weight] = {}
+        self._weights: ReadWeights | None = None
         self._unchecked: dict[str, str] = {}
         self._kernels: Mapping[str, Kernel] | None = None
 
@@ -95,10 +96,12 @@ class Plan:
 
     def weights(self) -> dict[str, Weight]:
         """The weights on the plan's device, read once and shared by its sessions."""
-        if not self._weights:
+        return self._read_weights().weights
+
+    def _read_weights(self) -> ReadWeights:
+        if self._weights is None:
             verify_files(self.path, self._unchecked)
-            entries = self.manifest.weights
-            self._weights = read_weights(self.path, self.graph, entries, self.device())
+            self._weights = read_weights(self.path, self.graph, self.manifest, self.device())
         return self._weights
 
     def kernels(self) -> Mapping[str, Kernel]:
@@ -123,8 +126,7 @@ class Plan:
         """
         device = self.device()
         needed = session_bytes(self.graph, slots, pages, self.manifest.options.chunk)
-        if self._weights:
-            needed |= {"weights": 0}
+        needed |= {"weights": 0 if self._weights else stored_bytes(self.manifest)}
         check_memory(needed, device)
         env = {"S": slots, "N": pages}
         states: dict[str, State] = {}
@@ -132,7 +134,14 @@ class Plan:
             type_ = self.graph.types[name]
             assert isinstance(type_, CacheType | RowsType)
             states[name] = State.allocate(type_, env, device)
-        return Executor(self.graph, self.weights(), states, self.kernels())
+        read = self._read_weights()
+        packed = packed_operands(self.manifest.kernels)
+        forms = {
+            node.name: [(one, read.packed[form_of(node.inputs, one)]) for one in packed[node.impl]]
+            for node in self.graph.nodes
+            if node.impl in packed
+        }
+        return Executor(self.graph, read.weights, states, self.kernels(), forms)
 
     def session(self, max_sequences: int = 8, max_tokens: int = 2048) -> Session:
         """A session with room for `max_sequences` sequences of `max_tokens` tokens each.

@@ -51,7 +51,7 @@ def read_plan(path: Path, check_weights: bool = True) -> PlanFiles:
             hint="dsv4c compile MODEL -o PLAN makes one",
         )
     read = _decode(inside(path, MANIFEST))
-    weights = {part.file for weight in read.weights.values() for part in weight.components}
+    weights = {part.file for part in manifest.components(read)}
     later = {} if check_weights else {k: v for k, v in read.files.items() if k in weights}
     verify_files(path, {k: v for k, v in read.files.items() if k not in later})
     _require_hashes(path, read)
@@ -95,7 +95,7 @@ def states_of(graph: Graph) -> list[manifest.State]:
 def _require_hashes(path: Path, read: manifest.Manifest) -> None:
     """Raise DsvError DSV231 unless every file that the manifest names was hashed."""
     named = {one.ir for one in read.passes} | {read.library}
-    named |= {part.file for weight in read.weights.values() for part in weight.components}
+    named |= {part.file for part in manifest.components(read)}
     named -= {None}
     unknown = sorted(str(name) for name in named if name not in read.files)
     if unknown or not any(one.ir for one in read.passes):

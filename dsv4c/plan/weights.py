@@ -1,25 +1,49 @@
-"""Weights of a plan: components stacked as kernels take them, in safetensors shards."""
+"""Weights of a plan: components as kernels take them, in safetensors shards."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dsv4c.checkpoint.reader import Checkpoint
+from dsv4c.checkpoint.writer import header_bytes, require_room, shard_layout, tensor_bytes
+from dsv4c.codegen.packing import Packing, packing
 from dsv4c.errors import DsvError
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.types import WeightType
 from dsv4c.ir.values import Weight
-from dsv4c.ir.weight_formats import weight_format
+from dsv4c.ir.weight_formats import Shape, weight_format
+from dsv4c.models.deepseek_v4.inventory import Header
 from dsv4c.models.deepseek_v4.names import WeightSource
 from dsv4c.plan import manifest
-from dsv4c.plan.files import inside
+from dsv4c.plan.files import HashedFile, inside
+from dsv4c.plan.forms import Form, PackedOperands, forms, packed_form, packed_shapes, unpacked
 
 SHARD_BYTES = 1 << 30
+_DTYPES = {"u8": "U8", "bf16": "BF16", "f32": "F32", "i64": "I64"}
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenWeights:
+    """Entries of the manifest for the weight files: by weight, packed forms, hashes by file."""
+
+    weights: dict[str, manifest.Weight]
+    packed: list[manifest.Packed]
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One tensor of a weight file."""
+
+    header: Header
+    dtype: torch.dtype
+    pieces: Callable[[], Iterator[Tensor]]
 
 
 def write_weights(
@@ -28,111 +52,214 @@ def write_weights(
     checkpoint: Checkpoint,
     sources: Mapping[str, WeightSource],
     progress: Callable[[int, int], None],
-) -> dict[str, manifest.Weight]:
+    operands: PackedOperands | None = None,
+) -> WrittenWeights:
     """Store every weight that the graph reads under `folder/weights`.
 
-    Memory stays below one shard plus the largest weight.
+    The layout of the files follows from headers, so they are written front to back: in memory are
+    pieces of 8 MB that wait for the disk, or one matrix of each weight that is packed.
 
     Args:
         folder: the plan under construction.
         graph: its weights are written, in order.
         checkpoint: where the tensors come from.
         sources: which tensors make each weight.
-        progress: called with (weights done, weights in all).
+        progress: called with (tensors done, tensors in all).
+        operands: what kernels take packed.
 
     Raises:
-        DsvError: DSV211 or DSV213 from reading.
+        DsvError: DSV211 or DSV213 from reading, DSV603 if the disk has no room.
     """
     (folder / "weights").mkdir()
-    entries: dict[str, manifest.Weight] = {}
-    shard: dict[str, torch.Tensor] = {}
-    held, number = 0, 1
-    for done, name in enumerate(graph.weights):
-        progress(done, len(graph.weights))
-        source = sources[name]
-        tensors = checkpoint.read_weight(source)
-        size = sum(tensor.nbytes for tensor in tensors)
-        if shard and held + size > SHARD_BYTES:
-            _save(shard, folder / _shard(number))
-            shard, held, number = {}, 0, number + 1
-        components: list[manifest.Component] = []
-        for part, tensor in zip(weight_format(source.format).component_names, tensors, strict=True):
-            key = f"{name}/{part}"
-            shard[key] = tensor.contiguous()
-            dtype = str(tensor.dtype).removeprefix("torch.")
-            components.append(manifest.Component(key, _shard(number), dtype, list(tensor.shape)))
-        held += size
-        entries[name] = manifest.Weight(
-            source.format, list(source.shape), components, list(graph.sources[name])
+    stored = forms(graph, operands or {})
+    shards = _shards({form: _tensors(checkpoint, form, sources) for form in stored})
+    tensors = [one for shard in shards for one in shard.values()]
+    require_room(folder, sum(header_bytes(one.header) for one in tensors), "plan")
+    files: dict[str, str] = {}
+    components: dict[str, manifest.Component] = {}
+    done = 0
+    for number, shard in enumerate(shards, 1):
+        name = f"weights/weights-{number:05d}.safetensors"
+        head, ranges = shard_layout({key: one.header for key, one in shard.items()})
+        with HashedFile(folder / name) as file:
+            file.write(head)
+            for key in ranges:
+                progress(done, len(tensors))
+                one = shard[key]
+                for piece in one.pieces():
+                    file.write(tensor_bytes(piece))
+                done += 1
+                dtype = str(one.dtype).removeprefix("torch.")
+                shape = list(one.header.shape)
+                components[key] = manifest.Component(key, name, dtype, shape)
+            files[name] = file.close()
+    progress(done, len(tensors))
+    return _entries(graph, sources, stored, components, files)
+
+
+def _entries(
+    graph: Graph,
+    sources: Mapping[str, WeightSource],
+    stored: Sequence[Form],
+    components: Mapping[str, manifest.Component],
+    files: dict[str, str],
+) -> WrittenWeights:
+    parts: dict[Form, list[manifest.Component]] = {}
+    for form in stored:
+        names = weight_format(sources[form.weights[0]].format).component_names
+        parts[form] = [components[f"{form.key}/{part}"] for part in names]
+    weights = {
+        name: manifest.Weight(
+            sources[name].format,
+            list(sources[name].shape),
+            parts.get(Form((name,)), []),
+            list(graph.sources[name]),
         )
-    _save(shard, folder / _shard(number))
-    progress(len(graph.weights), len(graph.weights))
-    return entries
+        for name in graph.weights
+    }
+    packed = [
+        manifest.Packed(form.packing, list(form.weights), parts[form])
+        for form in stored
+        if form.packing
+    ]
+    return WrittenWeights(weights, packed, files)
 
 
-def _save(shard: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file. Raises OSError, which the library hides in an error of its own."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+def _shards(tensors: Mapping[Form, Mapping[str, _Stored]]) -> list[dict[str, _Stored]]:
+    """Forms in order, none split between files of about `SHARD_BYTES`."""
+    shards: list[dict[str, _Stored]] = [{}]
+    held = 0
+    for parts in tensors.values():
+        size = sum(header_bytes(one.header) for one in parts.values())
+        if shards[-1] and held + size > SHARD_BYTES:
+            shards.append({})
+            held = 0
+        shards[-1] |= parts
+        held += size
+    return shards
 
-    try:
-        save_file(shard, path)
-    except SafetensorError as error:
-        number = re.search(r"\(os error (\d+)\)", str(error))
-        if number is None:
-            raise
-        code = int(number[1])
-        raise OSError(code, os.strerror(code), str(path)) from error
+
+def _tensors(
+    checkpoint: Checkpoint, form: Form, sources: Mapping[str, WeightSource]
+) -> dict[str, _Stored]:
+    """The tensors of a form by key, with how their bytes come about."""
+    joined = [sources[name] for name in form.weights]
+    spec = weight_format(joined[0].format)
+    shapes = packed_shapes(form, [WeightType(one.format, one.shape) for one in joined])
+    tensors: dict[str, _Stored] = {}
+    for number, (part, shape) in enumerate(zip(spec.components, shapes, strict=True)):
+        pieces = _pieces(checkpoint, form, joined, number)
+        header = Header(_DTYPES[part.dtype], shape)
+        tensors[f"{form.key}/{part.name}"] = _Stored(header, part.torch_dtype, pieces)
+    return tensors
 
 
-def _shard(number: int) -> str:
-    return f"weights/weights-{number:05d}.safetensors"
+def _pieces(
+    checkpoint: Checkpoint, form: Form, sources: Sequence[WeightSource], number: int
+) -> Callable[[], Iterator[Tensor]]:
+    if not form.packing:
+        return lambda: checkpoint.stream_component(sources[0], number)
+    return lambda: _packed(checkpoint, packing(form.packing), sources, number)
+
+
+def _packed(
+    checkpoint: Checkpoint, chosen: Packing, sources: Sequence[WeightSource], number: int
+) -> Iterator[Tensor]:
+    """One component packed, matrix after matrix."""
+    fmt = sources[0].format
+    part = weight_format(fmt).component_names[number]
+    stacked = len(sources[0].shape) > 2
+    for expert in range(sources[0].shape[0]) if stacked else (None,):
+        tensors = [checkpoint.read_component(source, number, expert) for source in sources]
+        yield chosen.pack(fmt, part, tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWeights:
+    """The weights of a plan on a device: every weight of the graph, and what kernels take packed."""
+
+    weights: dict[str, Weight]
+    packed: dict[Form, tuple[Tensor, ...]]
 
 
 def read_weights(
-    root: Path, graph: Graph, entries: Mapping[str, manifest.Weight], device: torch.device
-) -> dict[str, Weight]:
+    root: Path, graph: Graph, read: manifest.Manifest, device: torch.device
+) -> ReadWeights:
     """Every weight of the graph on a device.
 
     Args:
         root: the plan folder, its files already verified.
         graph: says which weights there must be, with types.
-        entries: the manifest's weight map.
+        read: its manifest.
         device: where the components go.
 
     Raises:
-        DsvError: DSV231 if map, files and graph do not agree.
+        DsvError: DSV231 if manifest, files and graph do not agree.
     """
-    from safetensors import safe_open
-
-    files = {part.file for entry in entries.values() for part in entry.components}
-    opened = {
-        name: safe_open(inside(root, name), framework="pt", device=str(device))
-        for name in sorted(files)
+    reader = _Reader(root, device, read)
+    packed = {
+        form: reader.tensors(form, [_type(root, graph, name) for name in form.weights], entry)
+        for form, entry in ((packed_form(one), one.components) for one in read.packed)
     }
-    stored = {(name, key) for name, file in opened.items() for key in file.keys()}  # noqa: SIM118
     weights: dict[str, Weight] = {}
     for name in graph.weights:
-        type_ = graph.types[name]
-        assert isinstance(type_, WeightType)
-        entry = entries.get(name)
+        type_ = _type(root, graph, name)
+        entry = read.weights.get(name)
         if entry is None or (entry.format, tuple(entry.dims)) != (type_.format, type_.dims):
             raise _mismatch(root, name, str(type_), str(entry))
-        spec = weight_format(type_.format)
-        if len(entry.components) != len(spec.components):
-            raise _mismatch(root, name, ", ".join(spec.component_names), str(entry.components))
-        tensors: list[torch.Tensor] = []
-        shapes = spec.component_shapes(type_.dims)
-        for part, known, shape in zip(entry.components, spec.components, shapes, strict=True):
-            if (part.file, part.tensor) not in stored:
-                raise _mismatch(root, part.tensor, f"a tensor of {part.file}", "nothing")
-            tensor = opened[part.file].get_tensor(part.tensor)
-            if tuple(tensor.shape) != tuple(shape) or tensor.dtype != known.torch_dtype:
-                wanted = f"{list(shape)} of {known.torch_dtype}"
-                raise _mismatch(root, part.tensor, wanted, f"{list(tensor.shape)} {tensor.dtype}")
-            tensors.append(tensor)
-        weights[name] = Weight(type_, tuple(tensors))
-    return weights
+        form = next((form for form in packed if name in form.weights), None)
+        if form is None or entry.components:
+            weights[name] = Weight(type_, reader.tensors(Form((name,)), [type_], entry.components))
+        else:
+            types = [_type(root, graph, one) for one in form.weights]
+            number = form.weights.index(name)
+            unpack = partial(unpacked, form, types, packed[form], number)
+            weights[name] = Weight(type_, unpack)
+    return ReadWeights(weights, packed)
+
+
+class _Reader:
+    """The weight files of a plan."""
+
+    def __init__(self, root: Path, device: torch.device, read: manifest.Manifest) -> None:
+        from safetensors import safe_open
+
+        self.root = root
+        entries = [*read.weights.values(), *read.packed]
+        files = {part.file for entry in entries for part in entry.components}
+        self._files = {
+            name: safe_open(inside(root, name), framework="pt", device=str(device))
+            for name in sorted(files)
+        }
+        self._stored = {(name, key) for name, file in self._files.items() for key in file.keys()}  # noqa: SIM118
+
+    def tensors(
+        self, form: Form, types: Sequence[WeightType], parts: Sequence[manifest.Component]
+    ) -> tuple[Tensor, ...]:
+        """Stored components of a form, whose weights have these types."""
+        spec = weight_format(types[0].format)
+        if len(parts) != len(spec.components):
+            raise _mismatch(self.root, form.key, ", ".join(spec.component_names), str(parts))
+        shapes = packed_shapes(form, types)
+        known = zip(parts, spec.components, shapes, strict=True)
+        return tuple(self._tensor(part, one.torch_dtype, shape) for part, one, shape in known)
+
+    def _tensor(self, part: manifest.Component, dtype: torch.dtype, shape: Shape) -> Tensor:
+        if (part.file, part.tensor) not in self._stored:
+            raise _mismatch(self.root, part.tensor, f"a tensor of {part.file}", "nothing")
+        tensor: Tensor = self._files[part.file].get_tensor(part.tensor)
+        if tuple(tensor.shape) != shape or tensor.dtype != dtype:
+            wanted = f"{list(shape)} of {dtype}"
+            found = f"{list(tensor.shape)} {tensor.dtype}"
+            raise _mismatch(self.root, part.tensor, wanted, found)
+        return tensor
+
+
+def _type(root: Path, graph: Graph, name: str) -> WeightType:
+    type_ = graph.types.get(name)
+    if not isinstance(type_, WeightType):
+        raise _mismatch(root, name, "a weight of the graph", str(type_))
+    return type_
 
 
 def _mismatch(root: Path, name: str, expected: str, found: str) -> DsvError:

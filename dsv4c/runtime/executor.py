@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 
+from dsv4c.codegen.kernel import PackedOperand
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.interp import run_node
 from dsv4c.ir.types import RowsType, TensorType, evaluate
@@ -34,6 +35,7 @@ class Executor:
         weights: a value for each weight input.
         states: a buffer for each state input.
         kernels: the loaded function for each kernel that the graph names.
+        packed: by node, operands that its kernel takes packed, with the packed components.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class Executor:
         weights: Mapping[str, Weight],
         states: Mapping[str, State],
         kernels: Mapping[str, Kernel],
+        packed: Mapping[str, Sequence[tuple[PackedOperand, Sequence[torch.Tensor]]]] | None = None,
     ) -> None:
         self.graph, self.states, self._kernels = graph, dict(states), kernels
+        self._packed = packed or {}
         self._constants: dict[str, Operand] = {**weights, **states}
         last = {value: i for i, node in enumerate(graph.nodes) for value in node.inputs}
         kept = {*graph.inputs, *graph.outputs}
@@ -95,10 +99,18 @@ class Executor:
     def _launch(
         self, node: Node, operands: Sequence[Operand], env: Mapping[str, int]
     ) -> tuple[Operand, ...]:
-        """Calling convention: operands (weights by component, states in place), then results."""
+        """Calling convention: operands (weights by component, states in place), then results.
+
+        Packed weights stand at the place of the first of them.
+        """
         arguments: list[torch.Tensor] = []
-        for operand in operands:
-            if isinstance(operand, Weight):
+        packed = self._packed.get(node.name, ())
+        joined = {i for one, _ in packed for i in one.inputs}
+        heads = {one.inputs[0]: components for one, components in packed}
+        for i, operand in enumerate(operands):
+            if i in joined:
+                arguments += heads.get(i, ())
+            elif isinstance(operand, Weight):
                 arguments += operand.components
             else:
                 value = operand.buffer if isinstance(operand, State) else operand

@@ -88,6 +88,7 @@ def cases() -> list[Case]:
         for tokens in (7, 48, 300):
             found.append(make_case(Setup("flash", form, tokens, "odd")))
             found.append(_repeat_case(Setup("flash", form, tokens, "repeat")))
+            found.append(_chain_case(Setup("flash", form, tokens, "chain")))
         for model, pairs in BATCHES.items():
             found += [_batch_case(Setup(model, form, most, "batch", few)) for few, most in pairs]
         found.append(make_case(Setup("flash", form, 0, "empty")))
@@ -149,6 +150,36 @@ def _repeat_case(setup: Setup) -> Case:
 
     def verify(run: Run) -> list[Gate]:
         return [count_gate("twenty", run.outputs[1])]
+
+    return replace(make_case(setup), outputs=outputs, call=call, verify=verify)
+
+
+def _chain_case(setup: Setup) -> Case:
+    """In a graph, activations that the kernel just before has written are read, not older ones."""
+
+    def outputs(inputs: Sequence[torch.Tensor]) -> list[tuple[Shape, torch.dtype]]:
+        ((_, columns), dtype) = _outputs(setup, inputs)[0]
+        return 2 * [((8, setup.tokens, columns), dtype)]
+
+    def call(kernel: Callable[..., object], *given: torch.Tensor) -> None:
+        o, *others, overlapped, alone = given
+        buffer = torch.empty_like(o)
+        for step in range(8):
+            torch.mul(o, step - 3.5, out=buffer)
+            torch.cuda.synchronize()
+            kernel(buffer, *others, alone[step])
+            torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for step in range(8):
+                torch.mul(o, step - 3.5, out=buffer)
+                kernel(buffer, *others, overlapped[step])
+        for _ in range(5):
+            graph.replay()
+
+    def verify(run: Run) -> list[Gate]:
+        overlapped, alone = (out.view(torch.int16) for out in run.outputs)
+        return [count_gate("overlap", overlapped != alone)]
 
     return replace(make_case(setup), outputs=outputs, call=call, verify=verify)
 
@@ -276,6 +307,8 @@ def torch_version(
 
 @functools.cache
 def _compile(tokens: int, groups: int):
+    # Every length has a graph of its own; more than eight would fall back to eager.
+    torch.compiler.reset()
     return torch.compile(functools.partial(torch_version, groups), dynamic=False)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from dsv4c.checkpoint.header import ITEM_BYTES, TensorInfo
 from dsv4c.checkpoint.reader import INDEX, SINGLE
 from dsv4c.errors import DsvError
+from dsv4c.folders import locked, work_folder
 from dsv4c.models.deepseek_v4.inventory import Header
 
 SHARD_BYTES = 4 << 30
@@ -26,28 +27,32 @@ _ALIGN = 8
 def new_folder(out: Path) -> Generator[Path]:
     """A folder beside `out` that gets its name when the body ends well, and vanishes otherwise.
 
+    What killed runs have left there vanishes too.
+
     Raises:
         DsvError: DSV102, `out` exists; DSV603, the disk refuses.
     """
-    if out.exists() or out.is_symlink():
-        hint = "choose another path, or remove it first"
-        raise DsvError("DSV102", "the output path exists", where=str(out), hint=hint)
-    work = out.with_name(f".{out.name}.{os.getpid()}")
+    work = out
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work.mkdir()
-        yield work
-        work.rename(out)
+        with work_folder(out, _require_absent) as work:
+            yield work
+            with locked(out.parent):
+                _require_absent(out)
+                work.rename(out)
     except OSError as error:
         raise DsvError(
             "DSV603",
             "the checkpoint cannot be written",
-            where=str(error.filename or out),
+            where=str(error.filename or out).replace(str(work), str(out)),
             found=error.strerror or str(error),
             hint="free disk space, or choose another place",
         ) from None
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+
+
+def _require_absent(out: Path) -> None:
+    if os.path.lexists(out):
+        hint = "choose another path, or remove it first"
+        raise DsvError("DSV102", "the output path exists", where=str(out), hint=hint)
 
 
 class CheckpointWriter:

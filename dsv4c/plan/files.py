@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import stat
-import tempfile
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dsv4c.errors import DsvError
+from dsv4c.folders import beside, locked, work_folder
 
 MANIFEST = "manifest.json"
 _FAMILY = "dsv4c.plan/"  # of every version's schema
-# A folder that a compile works in; locked while it lives, so that what a kill left is known.
-_WORK = ".dsv4c-part"
 _WAITING_BYTES = 128 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
@@ -124,32 +121,21 @@ def replaced_folder(out: Path) -> Generator[Path]:
         DsvError: DSV102 if `out` exists and is no plan; DSV603 if the disk refuses.
     """
     out = out.resolve()
-    work: Path | None = None
+    work = out
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(out.parent):
-            _require_replaceable(out)
-            _remove_abandoned(out)
-            work = _beside(out)
-            held = _lock(work)
-        try:
+        with work_folder(out, _require_replaceable) as work:
             yield work
-            with _locked(out.parent):
+            with locked(out.parent):
                 _swap(work, out)
-        finally:
-            os.close(held)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DsvError(
             "DSV603",
             "the disk is full" if full else "the plan cannot be written",
-            where=str(error.filename or out).replace(str(work or out), str(out)),
+            where=str(error.filename or out).replace(str(work), str(out)),
             found=error.strerror or str(error),
             hint="free disk space, or choose another place",
         ) from error
-    finally:
-        if work is not None:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 def _require_replaceable(out: Path) -> None:
@@ -173,49 +159,12 @@ def _require_replaceable(out: Path) -> None:
         )
 
 
-def _beside(out: Path) -> Path:
-    work = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=_WORK, dir=out.parent))
-    work.chmod(0o755)
-    return work
-
-
-def _lock(folder: Path, flags: int = fcntl.LOCK_EX) -> int:
-    """A descriptor that holds the folder's lock until it is closed. Raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, flags)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-@contextmanager
-def _locked(folder: Path) -> Generator[None]:
-    descriptor = _lock(folder)
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_abandoned(out: Path) -> None:
-    for path in out.parent.iterdir():
-        if path.name.startswith(f".{out.name}.") and path.name.endswith(_WORK):
-            try:
-                held = _lock(path, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue  # in use
-            shutil.rmtree(path, ignore_errors=True)
-            os.close(held)
-
-
 def _swap(work: Path, out: Path) -> None:
     _require_replaceable(out)
     old: Path | None = None
     if out.exists():
-        old = _beside(out)
-        os.replace(out, old)  # noqa: PTH105  (replaces the empty folder that _beside made)
+        old = beside(out)
+        os.replace(out, old)  # noqa: PTH105  (replaces the empty folder that beside made)
     try:
         os.replace(work, out)  # noqa: PTH105
     except OSError:

@@ -18,6 +18,7 @@ from dsv4c.cli.options import Invocation, debug_option
 COMMANDS = {
     "compile": "Compile a checkpoint into a plan folder.",
     "env": "Show settings, versions and devices.",
+    "explain": "Say what something in a plan is and where it comes from.",
     "generate": "Continue a prompt.",
     "inspect": "Look into a plan or a checkpoint.",
     "quantize": "Write a checkpoint with smaller weights.",

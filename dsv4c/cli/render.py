@@ -70,6 +70,12 @@ def pairs(document: Mapping[str, Cell]) -> None:
         click.echo(f"{name.ljust(width)}  {_text(value)}".rstrip())
 
 
+def warn(texts: Sequence[str]) -> None:
+    """Print warnings on stderr."""
+    for text in texts:
+        click.echo(f"warning: {text}", err=True)
+
+
 def byte_count(size: int) -> str:
     """A size for people: 1,152 B, 74.9 kB, 16.0 MB (powers of 1000)."""
     if size < 10_000:

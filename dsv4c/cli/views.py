@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 import click
 
-from dsv4c.cli.render import byte_count, heading, layer_list, pairs, table
+from dsv4c.cli.render import byte_count, heading, layer_list, pairs, table, warn
 from dsv4c.report.ir import IrView, ir_view
 from dsv4c.report.kernels import KernelsView, KernelView, kernels_view
 from dsv4c.report.memory import MemoryView, memory_view
@@ -61,18 +61,20 @@ def _ir(view: IrView) -> None:
 
 def _passes(view: PassesView) -> None:
     table(
-        ("pass", "changed", "nodes before", "nodes after", "seconds"),
+        ("pass", "changed", "nodes before", "nodes after", "looked at", "seconds"),
         [
             (
                 f"{one['index']:02} {one['name']}",
                 "yes" if one["modified"] else "no",
                 one["nodes_before"],
                 one["nodes_after"],
+                one["candidates"],
                 one["seconds"],
             )
             for one in view["passes"]
         ],
     )
+    warn(view["warnings"])
     heading("rules")
     _rules(view["rules"])
     heading("remarks")

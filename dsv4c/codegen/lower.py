@@ -41,7 +41,9 @@ class Lower:
                 status = "applied" if applied else "refused"
                 remarks.append(Remark(self.name, status, node.name, node.origin.layer, text))
             nodes.append(replace(node, impl=impl))
-        return PassResult(at_stage(graph.with_nodes(nodes), "lowered"), True, tuple(remarks))
+        lowered = at_stage(graph.with_nodes(nodes), "lowered")
+        candidates = None if self.target == "cpu" else len(remarks)
+        return PassResult(lowered, True, tuple(remarks), candidates)
 
 
 def kernel_sources(graph: Graph, target: str) -> dict[str, KernelSource]:

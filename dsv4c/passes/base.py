@@ -28,9 +28,12 @@ class Remark:
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
+    """What a pass returns; `candidates` counts the places that a rule looked at, if it is one."""
+
     graph: Graph
     modified: bool
     remarks: tuple[Remark, ...] = ()
+    candidates: int | None = None
 
 
 class Pass(Protocol):
@@ -44,7 +47,10 @@ class Pass(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PassRecord:
-    """What the driver saw of one pass: nodes before and after, seconds, remarks, the result."""
+    """What the driver saw of one pass: nodes before and after, seconds, remarks, the result.
+
+    `seconds` includes verifying the result.
+    """
 
     index: int
     name: str
@@ -54,6 +60,7 @@ class PassRecord:
     seconds: float
     remarks: tuple[Remark, ...]
     graph: Graph
+    candidates: int | None = None
 
 
 def run_passes(
@@ -86,6 +93,7 @@ def run_passes(
             time.perf_counter() - began,
             result.remarks,
             result.graph,
+            result.candidates,
         )
         records.append(record)
         if observe is not None:

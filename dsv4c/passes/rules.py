@@ -133,6 +133,7 @@ def fuse_all(
     remarks: list[Remark] = []
     before, graph = graph, at_stage(graph, "fused")
     waiting = [node.name for node in graph.nodes if is_anchor(graph, node)]
+    candidates = len(waiting)
     while waiting:
         splices: list[Splice] = []
         later: list[str] = []
@@ -154,7 +155,7 @@ def fuse_all(
             remarks.append(Remark(rule, "applied", found.outputs[0], layer, text))
         graph = _splice(graph, splices) if splices else graph
         waiting = later
-    return PassResult(graph, graph is not before, tuple(remarks))
+    return PassResult(graph, graph is not before, tuple(remarks), candidates)
 
 
 def escaping(graph: Graph, match: Match) -> None:

@@ -48,6 +48,7 @@ class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     spills: int
     smem: int
     packed: list[PackedOperand] = []
+    hand_edited: bool = False
 
 
 class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

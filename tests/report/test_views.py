@@ -6,11 +6,12 @@ from dsv4c.events import EventLog, Json
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.text import parse, show
 from dsv4c.passes.base import PassRecord, Remark
+from dsv4c.pipeline import pipeline
 from dsv4c.plan.manifest import Kernel
 from dsv4c.report.ir import ir_view
 from dsv4c.report.kernels import kernels_view
 from dsv4c.report.memory import memory_view
-from dsv4c.report.passes import passes_view, record_pass
+from dsv4c.report.passes import fusion_rules, passes_view, record_pass
 from dsv4c.report.selection import Selection
 from dsv4c.report.weights import weights_view
 
@@ -133,7 +134,7 @@ def test_passes_from_the_event_log(graph: Graph) -> None:
     )
     log = EventLog()
     record_pass(log, PassRecord(1, "canonicalize", False, 9, 9, 0.25, (), graph))
-    record_pass(log, PassRecord(2, "fuse_x", True, 9, 7, 0.5, remarks, graph))
+    record_pass(log, PassRecord(2, "fuse_x", True, 9, 7, 0.5, remarks, graph, 3))
     view = passes_view(log.records, ALL)
     assert view["passes"][1] == {
         "index": 2,
@@ -142,6 +143,7 @@ def test_passes_from_the_event_log(graph: Graph) -> None:
         "nodes_before": 9,
         "nodes_after": 7,
         "seconds": 0.5,
+        "candidates": 3,
     }
     assert view["rules"] == [{"rule": "fuse_x", "applied": 1, "refused": 2}]
     (refused,) = passes_view(log.records, Selection(layer=2))["remarks"]
@@ -150,4 +152,24 @@ def test_passes_from_the_event_log(graph: Graph) -> None:
 
 def test_other_events_are_ignored() -> None:
     other: list[dict[str, Json]] = [{"kind": "log", "t": 0.0}, {"kind": "phase_end", "t": 1.0}]
-    assert passes_view(other, ALL) == {"passes": [], "rules": [], "remarks": []}
+    view = passes_view(other, ALL)
+    assert (view["passes"], view["rules"], view["remarks"]) == ([], [], [])
+
+
+def test_a_rule_that_looked_at_nothing_or_never_ran_is_a_warning(graph: Graph) -> None:
+    log = EventLog()
+    rules = fusion_rules()
+    assert "fuse_gather_gemm" in rules
+    for number, name in enumerate(rules[:-1], 1):
+        looked = 0 if name == "fuse_gather_gemm" else 5
+        record_pass(log, PassRecord(number, name, False, 9, 9, 0.1, (), graph, looked))
+    record_pass(log, PassRecord(99, "assign_buffers", True, 9, 9, 0.1, (), graph))
+    assert passes_view(log.records, Selection(layer=3))["warnings"] == [
+        f"rule {rules[-1]} never ran",
+        "rule fuse_gather_gemm looked at no node: its anchor is nowhere",
+    ]
+
+
+def test_every_fusion_of_the_folder_is_in_the_pipeline() -> None:
+    names = [one.name for one in pipeline("cpu", {})]
+    assert [rule for rule in fusion_rules() if rule not in names] == []

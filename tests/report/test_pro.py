@@ -1,0 +1,133 @@
+"""A plan of DeepSeek-V4-Pro, 61 layers: everything has an origin, and looking at it is quick."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bare
+import pytest
+
+from dsv4c.ir.text import parse
+from dsv4c.models.deepseek_v4.build import BuildOptions
+from dsv4c.models.deepseek_v4.config import parse_config
+from dsv4c.passes.base import run_passes
+from dsv4c.pipeline import largest_step, pipeline
+from dsv4c.report.provenance import Provenance
+from dsv4c.report.subject import Subject, open_subject
+
+FIRST_OUTPUT, MEMORY = 1.5, 1 << 30
+
+
+@pytest.fixture(scope="module")
+def pro(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    made: dict[str, Path] = {}
+
+    def get(target: str) -> Path:
+        if target not in made:
+            made[target] = bare.write_bare_plan(tmp_path_factory.mktemp("pro") / target, target)
+        return made[target]
+
+    return get
+
+
+@pytest.fixture(scope="module")
+def subject(pro: Callable[[str], Path]) -> Subject:
+    return open_subject(pro("sm_90a"), "cpu")
+
+
+def test_every_node_has_an_origin(subject: Subject) -> None:
+    built = {node.name for node in parse(subject.snapshots()[0].text).nodes}
+    index = Provenance(subject.graph)
+    assert len(subject.graph.nodes) > 2000
+    for node in subject.graph.nodes:
+        origin = index.origin(node)
+        assert set(origin["built"]) <= built, node.name
+        assert origin["built"], node.name
+        assert origin["tensors"] or origin["inputs"] or origin["layers"], node.name
+
+
+def test_every_kernel_leads_to_nodes_tensors_and_a_rule(subject: Subject) -> None:
+    from dsv4c.report.explain import Explainer
+
+    explainer = Explainer(subject)
+    assert len(subject.kernels) == 4
+    for name in subject.kernels:
+        made = explainer.explain(name)
+        assert made["kind"] == "kernel"
+        assert made["nodes"]
+        assert made["built"]
+        assert {one["rule"][:5] for one in made["rules"]} == {"fuse_", "lower"}
+    tensors = {
+        tensor
+        for name in subject.kernels
+        for made in [explainer.explain(name)]
+        if made["kind"] == "kernel"
+        for tensor in made["tensors"]
+    }
+    assert f"layers.{60}.attn.wo_a.weight" in tensors
+
+
+def test_every_buffer_and_weight_leads_to_nodes(subject: Subject) -> None:
+    assert subject.manifest is not None
+    index, graph = Provenance(subject.graph), subject.graph
+    for number, size in enumerate(subject.manifest.buffers):
+        assert size > 0
+        stays = index.stays(number)
+        assert all(stay.node in graph.producers for stay in stays)
+        assert stays, number
+    for weight in graph.weights:
+        assert graph.sources[weight], weight
+        assert index.users(weight), weight
+        assert all(index.weight_of(tensor) == weight for tensor in graph.sources[weight])
+    for state in graph.states:
+        versions = index.versions(state)
+        assert list(versions)[-1] in graph.outputs
+        assert None not in list(versions.values())[1:]
+
+
+@pytest.mark.parametrize("target", ["cpu", "sm_90a"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "{}"],
+        ["inspect", "{}", "passes"],
+        ["inspect", "{}", "kernels"],
+        ["inspect", "{}", "ir", "--layer", "3"],
+        ["explain", "{}", "L3.attn.o"],
+        ["explain", "{}", "L5.attn.angles"],
+        ["explain", "{}", "layers.60.ffn.experts.w1"],
+    ],
+)
+def test_looking_is_quick_and_small(
+    pro: Callable[[str], Path], target: str, words: list[str]
+) -> None:
+    command = [sys.executable, "-m", "dsv4c", *(word.format(pro(target)) for word in words)]
+    begin = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = process.stdout.read(1)
+        seconds = time.perf_counter() - begin
+        process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert first
+    assert process.returncode == 0
+    assert usage.ru_maxrss * 1024 < MEMORY
+    if os.getloadavg()[0] < 2 * (os.cpu_count() or 1):
+        assert seconds < FIRST_OUTPUT
+
+
+def test_build_and_passes_of_both_targets_take_at_most_5_seconds() -> None:
+    config, options = parse_config(bare.PRO), BuildOptions()
+    begin = time.process_time()
+    for target in ("cpu", "sm_90a"):
+        graph = bare._build(config, options)  # pyright: ignore[reportPrivateUsage]
+        run_passes(graph, pipeline(target, largest_step(options.chunk)))
+    assert time.process_time() - begin < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < MEMORY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def test_states_and_buffers(plan: Path) -> None:
         stays = document(plan, name)["values"]
         assert "L1.attn.z" in [stay["value"] for stay in stays]
         ends = [(stay["first"], stay["last"]) for stay in stays]
-        assert all(last < first for (_, last), (first, _) in zip(ends, ends[1:], strict=False))
+        assert all(last < first for (_, last), (first, _) in pairwise(ends))
 
 
 def test_rules_and_templates(plan: Path) -> None:
@@ -130,8 +131,10 @@ def test_names_that_are_nothing_lead_to_near_ones(plan: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["L1.attn.z", "L2.attn.window_slot", "layers.0.attn.wq_a", "L1.attn.window", "buffer:0", "pos"]
-    + ["fuse_gather_gemm", "dead_code", "sparse_attention"],
+    [
+        *("L1.attn.z", "L2.attn.window_slot", "layers.0.attn.wq_a", "L1.attn.window", "buffer:0"),
+        *("pos", "fuse_gather_gemm", "dead_code", "sparse_attention"),
+    ],
 )
 def test_everything_has_a_text(plan: Path, name: str) -> None:
     result = call(plan, name)

@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "Continue a prompt.",
     "inspect": "Look into a plan or a checkpoint.",
     "quantize": "Write a checkpoint with smaller weights.",
+    "report": "Write a plan as one HTML page, or for other viewers.",
     "run": "Evaluate a text, or check every node of a plan.",
 }
 

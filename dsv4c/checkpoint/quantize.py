@@ -1,76 +1,77 @@
-"""Making a small checkpoint out of a BF16 one, in the formats that released ones have.
+"""Making a checkpoint with smaller weights out of another one, in the formats of released ones.
 
-Routed experts become NVFP4 under ModelOpt's names (or MXFP4 as in the official files), the linears of
-attention and shared experts become FP8 with one power-of-two scale per 128x128 block. All other
-tensors are copied bit for bit. Tensors stream through: one expert is the most that is in memory.
+Weights become NVFP4 under ModelOpt's names, MXFP4 as in the official files, FP8 with one power of two
+per 128x128 block, or BF16. MXFP4 experts become NVFP4 without loss. All other tensors are copied bit
+for bit. Tensors stream through a few threads; a run that was killed is continued by the next.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
+import dsv4c
+from dsv4c.checkpoint.conversion import Change, Conversion, Unit
 from dsv4c.checkpoint.description import check_description
+from dsv4c.checkpoint.files import inside
 from dsv4c.checkpoint.quantization_config import HF_QUANT_CONFIG, write_configs
 from dsv4c.checkpoint.reader import CONFIG, INDEX, Checkpoint
-from dsv4c.checkpoint.writer import CheckpointWriter, new_folder
+from dsv4c.checkpoint.resume import Work, resumable_folder
+from dsv4c.checkpoint.writer import CheckpointWriter
 from dsv4c.errors import DsvError
-from dsv4c.ir.weight_codecs import dequantize, quantize
 from dsv4c.ir.weight_formats import weight_format
 from dsv4c.models.deepseek_v4.config import load_config
-from dsv4c.models.deepseek_v4.inventory import (
-    Header,
-    LogicalWeight,
-    logical_weights,
-    official_name,
-    official_tensors,
-)
-from dsv4c.models.deepseek_v4.names import Ledger, WeightSource, read_ledger
+from dsv4c.models.deepseek_v4.inventory import logical_weights
+from dsv4c.models.deepseek_v4.names import read_ledger
 
 Progress = Callable[[str, int, int], None]
-Named = tuple[str, Tensor]
 
-EXPERT_FORMATS = {"nvfp4": "nvfp4", "mxfp4": "mxfp4", "bf16": "bf16"}
-LINEAR_FORMATS = {"fp8": "fp8_128", "fp8-all": "fp8_128", "bf16": "bf16"}
-_PLAIN = ("bf16", "f32")
+EXPERT_FORMATS: Mapping[str, Mapping[str, str]] = {
+    "nvfp4": {"expert": "nvfp4"},
+    "mxfp4": {"expert": "mxfp4"},
+    "fp8": {"expert": "fp8_128"},
+    "bf16": {"expert": "bf16"},
+}
+ATTENTION_FORMATS: Mapping[str, Mapping[str, str]] = {
+    "fp8": {"linear": "fp8_128"},
+    "fp8-all": {"linear": "fp8_128", "projection": "fp8_128"},
+    "nvfp4": {"linear": "nvfp4"},
+    "bf16": {"linear": "bf16", "projection": "bf16"},
+}
+# What a kill can cost: the work since the last commit.
+_COMMIT_BYTES, _COMMIT_SECONDS = 256 << 20, 2.0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ClassReport:
     """What became of one class of weights.
 
     Attributes:
         name: "routed experts", "attention", "shared experts" or "kept".
-        format: the new format; "as it was" for kept weights.
+        format: the formats it has now; "as it was" for kept weights.
         matrices: matrices (experts counted one by one) or tensors.
         source_bytes: bytes before.
         bytes: bytes after, scales included.
+        relative_error: root of the summed squared errors over the root of the summed squares of the
+            weights before; 0 where nothing was rounded.
     """
 
     name: str
     format: str
-    matrices: int = 0
-    source_bytes: int = 0
-    bytes: int = 0
-    _error: float = field(default=0.0, repr=False)
-    _norm: float = field(default=0.0, repr=False)
-
-    @property
-    def relative_error(self) -> float:
-        """Root of the summed squared errors over the root of the summed squares of the weights."""
-        return math.sqrt(self._error / self._norm) if self._norm else 0.0
-
-    def add(self, w: Tensor, back: Tensor) -> None:
-        """Count one matrix, given before and after."""
-        self.matrices += 1
-        self._error += float(torch.linalg.vector_norm(back - w)) ** 2
-        self._norm += float(torch.linalg.vector_norm(w)) ** 2
+    matrices: int
+    source_bytes: int
+    bytes: int
+    relative_error: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,52 +87,63 @@ def quantize_checkpoint(
     experts: str = "nvfp4",
     attention: str = "fp8",
     progress: Progress | None = None,
+    jobs: int | None = None,
 ) -> QuantizeReport:
-    """Write a quantised copy of a checkpoint, under the official names.
+    """Write a copy of a checkpoint in other formats, under the official names.
 
     Args:
-        src: checkpoint folder with BF16 or F32 weights, named by any scheme.
-        dst: folder to make; nothing is left there if it fails.
-        experts: "nvfp4", "mxfp4" or "bf16", for routed experts.
-        attention: "fp8" or "bf16", for the linears of attention, indexer and shared experts;
-            "fp8-all" takes in the linears of compressors and the indexer's weights, which released
-            checkpoints keep in BF16.
-        progress: called with a phase, weights done and weights in all.
+        src: checkpoint folder, named by any scheme. Weights may be in any format that holds more than
+            the new one; MXFP4 becomes NVFP4 or FP8 too, and anything becomes BF16.
+        dst: folder to make. After a kill the next run with the same arguments goes on.
+        experts: a key of `EXPERT_FORMATS`, for routed experts.
+        attention: a key of `ATTENTION_FORMATS`, for the linears of attention, indexer and shared
+            experts. "fp8-all" takes in the linears of compressors and the indexer's weights, which
+            released checkpoints keep in BF16; "nvfp4" leaves wo_a as it is.
+        progress: called with a phase, units of work done and units in all.
+        jobs: threads; by default one per processor.
 
     Raises:
-        DsvError: DSV101, an unknown format; DSV102, `dst` exists; DSV201 to DSV213, the source is
-            not valid; DSV301, it is quantised already or its dims do not fit; DSV603, the disk.
+        DsvError: DSV101, an unknown format; DSV102, `dst` exists or is being written; DSV201 to
+            DSV213, the source is not valid; DSV301, a weight cannot take the format; DSV603, the disk.
     """
     chosen = {
-        "expert": _choose("experts", experts, EXPERT_FORMATS),
-        "linear": _choose("attention", attention, LINEAR_FORMATS),
+        **_choose("experts", experts, EXPERT_FORMATS),
+        **_choose("attention", attention, ATTENTION_FORMATS),
     }
-    if attention == "fp8-all":
-        chosen["projection"] = chosen["linear"]
     source = Checkpoint.open(src)
     config = load_config(src)
     ledger = read_ledger(config, source)
     check_description(source.path, ledger.weights)
-    job = _Job(source, ledger, logical_weights(config), chosen)
-    headers = job.headers()
-    with new_folder(Path(dst)) as folder:
-        _copy_side_files(source.path, folder)
-        write_configs(source.path / CONFIG, folder, config, chosen["expert"], chosen["linear"])
-        writer = CheckpointWriter(folder, headers)
-        for done, (name, tensor) in enumerate(job.tensors(), 1):
-            writer.write(name, tensor)
-            if progress is not None:
-                progress("quantize", done, len(headers))
+    job = Conversion(source, ledger, logical_weights(config), chosen)
+    with resumable_folder(Path(dst), _identity(source, experts, attention)) as work:
+        _copy_side_files(source.path, work.folder)
+        write_configs(source.path / CONFIG, work.folder, job.formats)
+        writer = CheckpointWriter(work.folder, job.headers())
+        _run(job, writer, work, progress or (lambda phase, done, total: None), jobs)
         writer.finish()
-    return QuantizeReport(tuple(job.classes.values()))
+    return QuantizeReport(tuple(_report(job, work.done)))
 
 
-def _choose(option: str, value: str, formats: dict[str, str]) -> str:
+def _choose(option: str, value: str, formats: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
     if value not in formats:
         known = ", ".join(formats)
         message = f"{option} has no such format"
         raise DsvError("DSV101", message, where=option, expected=known, found=value)
     return formats[value]
+
+
+def _identity(source: Checkpoint, *options: str) -> dict[str, object]:
+    """What a run makes, and from what: equal for runs that may continue one another."""
+    headers = hashlib.sha256(repr(sorted(source.tensors.items())).encode()).hexdigest()
+    config = hashlib.sha256((source.path / CONFIG).read_bytes()).hexdigest()
+    stamps = {name: [s.inode, s.size, s.modified_ns] for name, s in source.stamps.items()}
+    path = str(source.path.resolve())
+    return {
+        "dsv4c": dsv4c.__version__,
+        "options": list(options),
+        "source": [path, config, headers],
+        "files": stamps,
+    }
 
 
 def _copy_side_files(src: Path, dst: Path) -> None:
@@ -140,131 +152,99 @@ def _copy_side_files(src: Path, dst: Path) -> None:
     for file in sorted(src.iterdir()):
         side = file.suffix in (".json", ".txt", ".jinja", ".model") and file.name not in skipped
         if side and file.is_file():
-            shutil.copyfile(file, dst / file.name)
+            shutil.copyfile(inside(src, file.name), dst / file.name)
 
 
-class _Job:
-    """One run: which weights change, what that makes, and the tensors one after another."""
+def _run(
+    job: Conversion, writer: CheckpointWriter, work: Work, progress: Progress, jobs: int | None
+) -> None:
+    """Do every unit that is not done yet."""
+    units = job.units()
+    if not writer.continued:
+        work.done.clear()
+    waiting = [unit for unit in units if unit.name not in work.done]
+    for unit in units:
+        if unit.name in work.done:
+            writer.keep(job.tensors(unit))
+    finished: dict[str, list[float]] = {}
+    done, last = len(units) - len(waiting), time.monotonic()
 
-    def __init__(
-        self,
-        source: Checkpoint,
-        ledger: Ledger,
-        weights: dict[str, LogicalWeight],
-        chosen: dict[str, str],
-    ) -> None:
-        self.source, self.ledger, self.weights, self.chosen = source, ledger, weights, chosen
-        self.classes = {
-            "routed experts": ClassReport("routed experts", chosen["expert"]),
-            "attention": ClassReport("attention", chosen["linear"]),
-            "shared experts": ClassReport("shared experts", chosen["linear"]),
-            "kept": ClassReport("kept", "as it was"),
-        }
-        for name, weight in weights.items():
-            self._require_convertible(name, weight)
-            fmt, before = self._format(name), ledger.weights[name].format
-            report = self._class(name)
-            report.source_bytes += weight_format(before).nbytes(weight.shape)
-            report.bytes += weight_format(fmt).nbytes(weight.shape)
+    def commit() -> None:
+        writer.sync()
+        work.commit(finished)
+        finished.clear()
 
-    def headers(self) -> dict[str, Header]:
-        """Every tensor of the output."""
-        headers: dict[str, Header] = {}
-        for name, weight in self.weights.items():
-            fmt, source = self._format(name), self.ledger.weights[name]
-            if not self._changes(name):
-                dtypes = [self.source.tensors[s[0].name].dtype for _, s in source.components]
-                widened = fmt == "f32"
-                headers |= official_tensors(name, weight, fmt, None if widened else dtypes)
-                continue
-            headers |= official_tensors(name, weight, fmt)
-            if fmt == "nvfp4":
-                for expert in range(weight.shape[0]):
-                    headers[official_name(name, weight, fmt, "input_scale", expert)] = Header(
-                        "F32", ()
-                    )
-        for name in self.ledger.ignored:
-            info = self.source.tensors[name]
-            headers[name] = Header(info.dtype, info.shape)
-        return headers
+    for unit, change in _parallel(job, writer, waiting, jobs or len(os.sched_getaffinity(0))):
+        finished[unit.name] = [change.matrices, change.error, change.norm]
+        done += 1
+        progress("quantize", done, len(units))
+        if writer.unsynced >= _COMMIT_BYTES or time.monotonic() - last >= _COMMIT_SECONDS:
+            commit()
+            last = time.monotonic()
+    commit()
 
-    def tensors(self) -> Iterator[Named]:
-        """The same tensors with their values."""
-        for name, weight in self.weights.items():
-            if weight.role != "expert":
-                yield from self._convert(name, weight)
-                continue
-            for expert in range(weight.shape[0]):
-                yield from self._convert(name, weight, expert)
-        for name in self.ledger.ignored:
-            yield name, self.source.read(name)
 
-    def _convert(
-        self, name: str, weight: LogicalWeight, expert: int | None = None
-    ) -> Iterator[Named]:
-        source, fmt, report = self.ledger.weights[name], self._format(name), self._class(name)
-        tensors = self._read(source, expert)
-        if not self._changes(name):
-            report.matrices += 1
-        else:
-            shape = weight.shape if expert is None else weight.shape[1:]
-            w = dequantize(source.format, tensors, shape)
-            amax = self._shared_amax(name, expert) if fmt == "nvfp4" else None
-            tensors = quantize(fmt, w, amax)
-            report.add(w, dequantize(fmt, tensors, shape))
-            if fmt == "nvfp4":
-                yield official_name(name, weight, fmt, "input_scale", expert), torch.tensor(1.0)
-        for part, tensor in zip(weight_format(fmt).component_names, tensors, strict=True):
-            yield official_name(name, weight, fmt, part, expert), tensor
+def _parallel(
+    job: Conversion, writer: CheckpointWriter, units: Iterable[Unit], jobs: int
+) -> Iterator[tuple[Unit, Change]]:
+    """Results of the units as they come; only a few are under way at a time."""
+    left = iter(units)
+    running: dict[Future[Change], Unit] = {}
+    with _workers(jobs) as pool:
+        try:
+            while True:
+                while len(running) < 2 * jobs and (unit := next(left, None)) is not None:
+                    running[pool.submit(job.run, unit, writer.write)] = unit
+                if not running:
+                    return
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future), future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _read(self, source: WeightSource, expert: int | None) -> tuple[Tensor, ...]:
-        if expert is None:
-            return self.source.read_weight(source)
-        return self.source.read_expert(source, expert)
 
-    def _shared_amax(self, name: str, expert: int | None) -> Tensor:
-        """Largest magnitude of an expert's matrix; w1 and w3 share it, because engines fuse them."""
-        parent, leaf = name.rsplit(".", 1)
-        names = [name] if leaf == "w2" else [f"{parent}.w1", f"{parent}.w3"]
-        sources = [self.ledger.weights[n] for n in names]
-        tensors = [self._read(source, expert)[0] for source in sources]
-        return torch.stack([tensor.to(torch.float32).abs().amax() for tensor in tensors]).amax()
+@contextmanager
+def _workers(jobs: int) -> Generator[ThreadPoolExecutor]:
+    """Threads that each use one processor in torch."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(jobs, "quantize", torch.set_num_threads, (1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
 
-    def _format(self, name: str) -> str:
-        """Format after the run; the head is a projection outside of layers, and stays."""
-        before, role = self.ledger.weights[name].format, self.weights[name].role
-        if role == "projection" and ".attn." not in name:
-            return before
-        return self.chosen.get(role, before)
 
-    def _changes(self, name: str) -> bool:
-        return self._format(name) != self.ledger.weights[name].format
+def _report(job: Conversion, done: Mapping[str, list[float]]) -> Iterator[ClassReport]:
+    """Sums over the units of each class, in a fixed order."""
+    classes = ("routed experts", "attention", "shared experts", "kept")
+    by_class = {name: _class(job, name) for name in job.weights}
+    sums = {name: [0.0, 0.0, 0.0] for name in classes}
+    for unit in job.units():
+        if unit.weights:
+            total = sums[by_class[unit.weights[0]]]
+            total[:] = [a + b for a, b in zip(total, done[unit.name], strict=True)]
+    for one in classes:
+        names = [name for name, its in by_class.items() if its == one]
+        formats = dict.fromkeys(job.formats[name] for name in names)
+        matrices, error, norm = sums[one]
+        yield ClassReport(
+            one,
+            "as it was" if one == "kept" else ", ".join(formats),
+            int(matrices),
+            sum(_nbytes(job, name, job.sources[name].format) for name in names),
+            sum(_nbytes(job, name, job.formats[name]) for name in names),
+            math.sqrt(error / norm) if norm else 0.0,
+        )
 
-    def _class(self, name: str) -> ClassReport:
-        role = self.weights[name].role
-        if role == "expert":
-            return self.classes["routed experts"]
-        if role != "linear" and not self._changes(name):
-            return self.classes["kept"]
-        return self.classes["shared experts" if ".shared_experts." in name else "attention"]
 
-    def _require_convertible(self, name: str, weight: LogicalWeight) -> None:
-        fmt, before = self._format(name), self.ledger.weights[name].format
-        if self._changes(name) and before not in _PLAIN:
-            raise DsvError(
-                "DSV301",
-                "a weight is quantised already",
-                where=f"weight {name}",
-                expected=f"{' or '.join(_PLAIN)}, or {fmt} as asked for",
-                found=before,
-                hint="start from the BF16 checkpoint: quantising twice loses more",
-            )
-        block = weight_format(fmt).block
-        if weight.shape[-1] % block:
-            raise DsvError(
-                "DSV301",
-                f"a weight does not fit {fmt}",
-                where=f"weight {name}",
-                expected=f"rows that are a multiple of {block} long",
-                found=f"shape {list(weight.shape)}",
-            )
+def _class(job: Conversion, name: str) -> str:
+    role = job.weights[name].role
+    if role == "expert":
+        return "routed experts"
+    if role != "linear" and not job.changes(name):
+        return "kept"
+    return "shared experts" if ".shared_experts." in name else "attention"
+
+
+def _nbytes(job: Conversion, name: str, fmt: str) -> int:
+    return weight_format(fmt).nbytes(job.weights[name].shape)

@@ -6,7 +6,8 @@ import ctypes
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
+import threading
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -56,14 +57,18 @@ def _require_absent(out: Path) -> None:
 
 
 class CheckpointWriter:
-    """Safetensors shards and their index, or one model.safetensors, in an existing, empty folder.
+    """Safetensors shards and their index, or one model.safetensors, in an existing folder.
 
     The layout follows from the headers, so tensors may come in any order and only one is in memory.
+    The folder is empty, or was begun by an earlier run with the same headers.
 
     Args:
         folder: where to write.
         headers: dtype and shape of every tensor, in the order of the shards.
         shard_bytes: least size of a shard before the next begins.
+
+    Attributes:
+        continued: whether an earlier run had begun every shard.
 
     Raises:
         DsvError: DSV603, the disk has no room for it.
@@ -75,22 +80,50 @@ class CheckpointWriter:
     ) -> None:
         self.folder = folder
         self.total_bytes = sum(header_bytes(header) for header in headers.values())
-        require_room(folder, self.total_bytes, "checkpoint")
+        there = sum(file.stat().st_blocks * 512 for file in folder.glob("*.safetensors"))
+        require_room(folder, self.total_bytes - there, "checkpoint")
         shards = _split(headers, shard_bytes)
+        self.continued = True
         self._waiting: dict[str, TensorInfo] = {}
         for number, shard in enumerate(shards, 1):
             file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-            self._waiting |= _begin_shard(folder / (file if len(shards) > 1 else SINGLE), shard)
+            path = folder / (file if len(shards) > 1 else SINGLE)
+            infos, begun = _begin_shard(path, shard)
+            self._waiting |= infos
+            self.continued &= begun
         self._weight_map = {name: info.file for name, info in self._waiting.items()}
+        self._lock = threading.Lock()
+        self._unsynced: dict[str, int] = {}
+
+    @property
+    def unsynced(self) -> int:
+        """Bytes written since the last `sync`."""
+        with self._lock:
+            return sum(self._unsynced.values())
+
+    def keep(self, names: Iterable[str]) -> None:
+        """Leave tensors as an earlier run has written them."""
+        for name in names:
+            self._waiting.pop(name)
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk."""
+        with self._lock:
+            files, self._unsynced = list(self._unsynced), {}
+        for name in files:
+            with (self.folder / name).open("r+b") as file:
+                os.fdatasync(file.fileno())
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Write one tensor, whose bytes must be those of its header; once each."""
+        """Write one tensor, whose bytes must be those of its header; once each, from any thread."""
         info = self._waiting.pop(name)
         assert tuple(tensor.shape) == info.shape, (name, tensor.shape, info.shape)
         assert tensor.nbytes == info.nbytes, (name, tensor.dtype, info.dtype)
         with (self.folder / info.file).open("r+b") as file:
             file.seek(info.start)
             file.write(tensor_bytes(tensor))
+        with self._lock:
+            self._unsynced[info.file] = self._unsynced.get(info.file, 0) + info.nbytes
 
     def finish(self) -> None:
         """Write the index, which a single file does without; every tensor must have been written."""
@@ -172,13 +205,22 @@ def _split(headers: Mapping[str, Header], shard_bytes: int) -> list[dict[str, He
     return shards
 
 
-def _begin_shard(path: Path, headers: Mapping[str, Header]) -> dict[str, TensorInfo]:
-    """Write the header of a shard and give the file its size."""
+def _begin_shard(path: Path, headers: Mapping[str, Header]) -> tuple[dict[str, TensorInfo], bool]:
+    """Write the header of a shard and give the file its size, unless an earlier run did so."""
     head, ranges = shard_layout(headers, {"format": "pt"})
-    with path.open("wb") as file:
-        file.write(head)
-        file.truncate(max((stop for _, stop in ranges.values()), default=len(head)))
-    return {
+    size = max((stop for _, stop in ranges.values()), default=len(head))
+    begun = path.is_file() and path.stat().st_size == size and _head(path, len(head)) == head
+    if not begun:
+        with path.open("wb") as file:
+            file.write(head)
+            file.truncate(size)
+    infos = {
         name: TensorInfo(headers[name].dtype, headers[name].shape, path.name, start, stop)
         for name, (start, stop) in ranges.items()
     }
+    return infos, begun
+
+
+def _head(path: Path, count: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(count)

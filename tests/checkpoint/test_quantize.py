@@ -52,7 +52,8 @@ def test_default_formats_and_names(checkpoint: Path, tmp_path: Path) -> None:
     for name, fmt in formats(tmp_path / "q").items():
         expected = {"expert": "nvfp4", "linear": "fp8_128", "f32": "f32", "ids": "i64"}
         assert fmt == expected.get(roles[name], "bf16"), name
-    assert calls[-1] == ("quantize", len(headers), len(headers))
+    assert [done for _, done, _ in calls] == list(range(1, len(calls) + 1))
+    assert {(phase, total) for phase, _, total in calls} == {("quantize", len(calls))}
 
 
 def test_gate_and_up_share_their_scale(checkpoint: Path, tmp_path: Path) -> None:
@@ -110,7 +111,10 @@ def test_configs(checkpoint: Path, tmp_path: Path) -> None:
     [
         ("mxfp4", "fp8", ("mxfp4", "fp8_128"), "fp8"),
         ("bf16", "fp8", ("bf16", "fp8_128"), "fp8"),
+        ("fp8", "bf16", ("fp8_128", "bf16"), "fp8"),
         ("nvfp4", "bf16", ("nvfp4", "bf16"), "modelopt"),
+        ("nvfp4", "nvfp4", ("nvfp4", "nvfp4"), "modelopt"),
+        ("fp8", "nvfp4", ("fp8_128", "nvfp4"), "fp8"),
         ("bf16", "bf16", ("bf16", "bf16"), None),
     ],
 )
@@ -127,8 +131,10 @@ def test_other_formats(
     assert (found["layers.0.ffn.experts.w2"], found["layers.0.attn.wkv"]) == expected
     config = json.loads((tmp_path / "q" / "config.json").read_text())
     assert config.get("quantization_config", {}).get("quant_method") == method
-    assert config.get("expert_dtype") == ("fp4" if experts == "mxfp4" else None)
-    assert (tmp_path / "q" / "hf_quant_config.json").exists() == (experts == "nvfp4")
+    assert config.get("expert_dtype") == {"mxfp4": "fp4", "fp8": "fp8"}.get(experts)
+    assert (tmp_path / "q" / "hf_quant_config.json").exists() == ("nvfp4" in (experts, attention))
+    wo_a = attention.replace("nvfp4", "bf16").replace("fp8", "fp8_128")
+    assert found["layers.0.attn.wo_a"] == wo_a
     if method is None:
         before, after = values(checkpoint), values(tmp_path / "q")
         assert all(torch.equal(before[name], after[name]) for name in before)

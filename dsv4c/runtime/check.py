@@ -1,14 +1,8 @@
 """Node-by-node check of a run: each result against its exact reference on the same operands.
 
 A plan's node is run as it always is; its reference is interpreted in fp64 on copies of the very
-operands that the node saw, so one wrong node does not make the later ones look wrong. Per element
-
-    |y - r| <= u_out * |r| + (4 * u_32 * sqrt(K) * n + u_inner) * m
-
-where u are unit roundoffs, K the number of summed products, n the nodes in the body or the op's
-declared dependent steps, and m bounds what was summed: the reference on absolute values for sums
-of products, else the largest |r| of the row. A fused body rounds to bf16 inside where a kernel may
-not: u_inner is 2 * u_bf16 there, else 0.
+operands that the node saw, so one wrong node does not make the later ones look wrong. The bounds are
+those of `dsv4c.runtime.bounds`.
 """
 
 from __future__ import annotations
@@ -20,16 +14,11 @@ from dataclasses import dataclass
 import torch
 
 from dsv4c.ir.graph import Graph, Node
-from dsv4c.ir.interp import run_graph, run_node
-from dsv4c.ir.op import OPS, full_attrs
-from dsv4c.ir.types import CacheType, TensorType
-from dsv4c.ir.values import CONTEXTS, Operand, State, Weight
+from dsv4c.ir.interp import run_node
+from dsv4c.ir.types import TensorType
+from dsv4c.ir.values import Operand, State
+from dsv4c.runtime.bounds import Magnitude, magnitude_of, only_ties, ratio, state_ratio, steps_of
 from dsv4c.runtime.session import Session
-
-ROUNDOFF = {"f32": 2.0**-24, "bf16": 2.0**-8, "f64": 2.0**-53}
-_TIE = 1e-6
-# The largest relative distance between neighbouring codes, for values that round either way.
-_STEPS = {"fp8": 2.0**-3, "mxfp4": 2.0**-1, "bf16": 2.0**-7}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +53,13 @@ class Checker:
         self.checks: list[NodeCheck] = []
         self._steps = 0
         self._expected: Sequence[Operand] = ()
-        self._magnitudes: Sequence[tuple[torch.Tensor | None, int]] = ()
+        self._magnitudes: Sequence[Magnitude] = ()
 
     def before(self, node: Node, operands: Sequence[Operand]) -> None:
         self._steps += node is self.graph.nodes[0]
         copies = [value.clone() if isinstance(value, State) else value for value in operands]
         self._expected = run_node(node, copies, self.graph.types, "exact")
-        self._magnitudes = [_magnitude(node, value, operands) for value in node.outputs]
+        self._magnitudes = [magnitude_of(node, value, operands) for value in node.outputs]
 
     def after(self, node: Node, results: Sequence[Operand]) -> None:
         worst, where = 0.0, node.name
@@ -78,7 +67,7 @@ class Checker:
         for value, result, expected, magnitude in parts:
             if isinstance(result, State):
                 assert isinstance(expected, State)
-                ratio = _state_ratio(result, expected, node.body is not None)
+                ratio = state_ratio(result, expected, node.body is not None)
             else:
                 assert isinstance(result, torch.Tensor)
                 assert isinstance(expected, torch.Tensor)
@@ -86,7 +75,7 @@ class Checker:
             if not ratio <= worst:
                 worst, where = ratio, value
         if node.op == "route_learned" and worst > 1:
-            worst = 0.0 if _only_ties(results, self._expected) else worst
+            worst = 0.0 if only_ties(results, self._expected) else worst
         self.checks.append(
             NodeCheck(node.name, node.kind, node.impl, node.origin.layer, self._steps, worst, where)
         )
@@ -97,50 +86,13 @@ class Checker:
         value: str,
         y: torch.Tensor,
         r: torch.Tensor,
-        magnitude: tuple[torch.Tensor | None, int],
+        magnitude: Magnitude,
     ) -> float:
         type_ = self.graph.types[value]
         assert isinstance(type_, TensorType)
         if not y.is_floating_point():
             return 0.0 if torch.equal(y.long(), r.long()) else math.inf
-        return ratio(y, r, type_.dtype, *magnitude, _steps(node), node.body is not None)
-
-
-def ratio(
-    y: torch.Tensor,
-    r: torch.Tensor,
-    dtype: str,
-    magnitude: torch.Tensor | None,
-    terms: int,
-    steps: int = 1,
-    fused: bool = False,
-) -> float:
-    """Largest |y - r| / bound; infinite if the masks of NaN or of infinities differ.
-
-    Args:
-        y: the result.
-        r: the reference, f64.
-        dtype: what `y` is stored as.
-        magnitude: what was summed; the largest |r| of each row if None.
-        terms: K of the bound; 0 for the size of the last dim.
-        steps: dependent roundings in fp32.
-        fused: rounding to bf16 inside is allowed.
-    """
-    y, r = y.double(), r.double()
-    special = ~r.isfinite()
-    same = torch.equal(y.isnan(), r.isnan()) and torch.equal(
-        y[special & ~r.isnan()], r[special & ~r.isnan()]
-    )
-    if not same or torch.any(~y.isfinite() & ~special):
-        return math.inf
-    if not r.numel():
-        return 0.0
-    if magnitude is None:
-        magnitude = r.abs().masked_fill(special, 0).amax(-1, keepdim=True).expand_as(r)
-    inner = 4 * ROUNDOFF["f32"] * math.sqrt(terms or max(r.shape[-1], 1)) * steps
-    inner += 2 * ROUNDOFF["bf16"] if fused and dtype == "bf16" else 0.0
-    bound = ROUNDOFF[dtype] * r.abs() + inner * magnitude.double().nan_to_num(0, 0, 0) + 1e-30
-    return float(((y - r).abs() / bound)[~special].max()) if torch.any(~special) else 0.0
+        return ratio(y, r, type_.dtype, *magnitude, steps_of(node), node.body is not None)
 
 
 def check(session: Session, ids: Sequence[int]) -> list[NodeCheck]:
@@ -162,101 +114,3 @@ def check(session: Session, ids: Sequence[int]) -> list[NodeCheck]:
     finally:
         session.close(slot)
     return checker.checks
-
-
-class _Absolute(Weight):
-    """A weight's absolute values."""
-
-    def dense(self, dtype: torch.dtype) -> torch.Tensor:
-        return super().dense(dtype).abs()
-
-
-def _magnitude(
-    node: Node, value: str, operands: Sequence[Operand]
-) -> tuple[torch.Tensor | None, int]:
-    """What the node that makes `value` sums: its reference on absolute operands, and K."""
-    if node.body is not None:
-        part = node.body.producers[value]
-        if not OPS[part.op].summed:
-            return None, 0
-        values = dict(zip(node.inputs, operands, strict=True))
-        needed = tuple(one for one in part.inputs if one not in values)
-        copies = {k: v.clone() if isinstance(v, State) else v for k, v in values.items()}
-        above = Graph(
-            "above", "model", node.inputs, _above(node.body, needed), needed, node.body.types
-        )
-        inner = {**values, **run_graph(above, copies, "exact")}
-        return _magnitude(part, value, [inner[one] for one in part.inputs])
-    if not OPS[node.op].summed:
-        return None, 0
-    absolute = [
-        _Absolute(x.type, x.components)
-        if isinstance(x, Weight)
-        else x.double().abs()
-        if isinstance(x, torch.Tensor) and x.is_floating_point()
-        else x
-        for x in operands
-    ]
-    attrs = full_attrs(OPS[node.op], node.attrs)
-    attrs.pop("dtype", None)
-    made = OPS[node.op].reference(CONTEXTS["exact"], *absolute, **attrs)
-    assert isinstance(made, torch.Tensor)
-    return made, _terms(node, operands)
-
-
-def _above(body: Graph, needed: Sequence[str]) -> tuple[Node, ...]:
-    """The body's nodes that `needed` depends on, in order."""
-    wanted = set(needed)
-    kept: list[Node] = []
-    for node in reversed(body.nodes):
-        if not wanted.isdisjoint(node.outputs):
-            wanted.update(node.inputs)
-            kept.append(node)
-    return tuple(reversed(kept))
-
-
-def _steps(node: Node) -> int:
-    """Dependent fp32 roundings: nodes of a body, or what the op declares."""
-    if node.body is not None:
-        return len(node.body.nodes)
-    spec = OPS[node.op]
-    return spec.roundings(full_attrs(spec, node.attrs))
-
-
-def _terms(node: Node, operands: Sequence[Operand]) -> int:
-    """How many products a node's result sums, by its op's declaration; 0 if it sums none."""
-    spec = OPS[node.op]
-    if not spec.summed:
-        return 0
-    for arg, operand in zip(spec.operands, operands, strict=False):
-        names = arg.dims.split()
-        if spec.summed in names and not isinstance(operand, State):
-            shape = operand.type.dims if isinstance(operand, Weight) else operand.shape
-            return shape[names.index(spec.summed) - len(names)]
-    raise AssertionError(f"{node.op} declares no operand with the dim {spec.summed}")
-
-
-def _state_ratio(result: State, expected: State, fused: bool) -> float:
-    """0 if all bytes are equal, else decoded entries against one step of the cache's format."""
-    if torch.equal(result.buffer, expected.buffer):
-        return 0.0
-    y, r = result.buffer, expected.buffer
-    if isinstance(result.type, CacheType):
-        layout = result.type.layout
-        pages = (y != r).flatten(1).any(1).nonzero()[:, 0]
-        index = pages[:, None] * layout.page + torch.arange(layout.page, device=y.device)
-        y, r = layout.gather(y, index), layout.gather(r, index)
-        if layout.format != "f32":
-            inner = 2 * ROUNDOFF["bf16"] if fused else 1e-5
-            bound = _STEPS[layout.format] * r.abs() + inner * r.abs().amax(-1, keepdim=True)
-            return float(((y - r).abs() / bound.clamp(min=1e-30)).nan_to_num(math.inf).max())
-    return ratio(y, r, "f32", None, 0)
-
-
-def _only_ties(results: Sequence[Operand], expected: Sequence[Operand]) -> bool:
-    """Whether two routings differ only between experts whose weights are equal but for rounding."""
-    (_, weights), (_, exact) = results, expected
-    assert isinstance(weights, torch.Tensor)
-    assert isinstance(exact, torch.Tensor)
-    gap = (weights.double().sort(1).values - exact.double().sort(1).values).abs()
-    return bool((gap <= _TIE * exact.double().abs().amax()).all())

@@ -27,6 +27,12 @@ class Watcher(Protocol):
     def after(self, node: Node, results: Sequence[Operand]) -> None: ...
 
 
+def step_sizes(inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """The run-time numbers of a step: T tokens, R rows of logits, S slots, P pages each."""
+    slots, pages = inputs["block_table"].shape
+    return {"T": len(inputs["ids"]), "R": len(inputs["out_rows"]), "S": slots, "P": pages}
+
+
 class Executor:
     """A planned graph with its weights, states and kernels on one device.
 
@@ -36,6 +42,9 @@ class Executor:
         states: a buffer for each state input.
         kernels: the loaded function for each kernel that the graph names.
         packed: by node, operands that its kernel takes packed, with the packed components.
+
+    Attributes:
+        constants: weights and states, the graph's inputs beside those of a step.
     """
 
     def __init__(
@@ -48,7 +57,7 @@ class Executor:
     ) -> None:
         self.graph, self.states, self._kernels = graph, dict(states), kernels
         self._packed = packed or {}
-        self._constants: dict[str, Operand] = {**weights, **states}
+        self.constants: dict[str, Operand] = {**weights, **states}
         last = {value: i for i, node in enumerate(graph.nodes) for value in node.inputs}
         kept = {*graph.inputs, *graph.outputs}
         self._dead: list[list[str]] = [[] for _ in graph.nodes]
@@ -76,17 +85,13 @@ class Executor:
             inputs: every step input (see `models.deepseek_v4.build`).
             watcher: told about each node.
         """
-        values: dict[str, Operand] = {**self._constants, **inputs}
-        env = {"T": len(inputs["ids"]), "R": len(inputs["out_rows"])}
-        env["S"], env["P"] = inputs["block_table"].shape
+        values: dict[str, Operand] = {**self.constants, **inputs}
+        sizes = step_sizes(inputs)
         for node, dead in zip(self.graph.nodes, self._dead, strict=True):
             operands = [values[value] for value in node.inputs]
             if watcher is not None:
                 watcher.before(node, operands)
-            if node.impl == REFERENCE:
-                results = run_node(node, operands, self.graph.types)
-            else:
-                results = self._launch(node, operands, env)
+            results = self.run(node, operands, sizes)
             values.update(zip(node.outputs, results, strict=True))
             if watcher is not None:
                 watcher.after(node, results)
@@ -96,8 +101,22 @@ class Executor:
         assert isinstance(logits, torch.Tensor)
         return logits
 
+    def run(
+        self, node: Node, operands: Sequence[Operand], sizes: Mapping[str, int]
+    ) -> tuple[Operand, ...]:
+        """Results of one node; states among the operands are written in place.
+
+        Args:
+            node: of the graph.
+            operands: on the executor's device.
+            sizes: `step_sizes` of the step's inputs.
+        """
+        if node.impl == REFERENCE:
+            return run_node(node, operands, self.graph.types)
+        return self._launch(node, operands, sizes)
+
     def _launch(
-        self, node: Node, operands: Sequence[Operand], env: Mapping[str, int]
+        self, node: Node, operands: Sequence[Operand], sizes: Mapping[str, int]
     ) -> tuple[Operand, ...]:
         """Calling convention: operands (weights by component, states in place), then results.
 
@@ -120,7 +139,7 @@ class Executor:
         for value in node.outputs:
             type_ = self.graph.types[value]
             if isinstance(type_, TensorType):
-                shape = [evaluate(dim, env) for dim in type_.dims]
+                shape = [evaluate(dim, sizes) for dim in type_.dims]
                 made = torch.empty(
                     shape, dtype=TORCH_DTYPES[type_.dtype], device=arguments[0].device
                 )

@@ -140,12 +140,17 @@ class Session:
 
     def step(self, batch: Sequence[Rows], watcher: Watcher | None = None) -> torch.Tensor:
         """One step over rows of several sequences, each at most the plan's chunk long."""
+        inputs = self.prepare(batch)
+        with torch.inference_mode():
+            return self.executor.step(inputs, watcher).cpu()
+
+    def prepare(self, batch: Sequence[Rows]) -> dict[str, torch.Tensor]:
+        """The inputs of a step; the slots grow by their rows."""
         for rows in batch:
             self.slots.grow(rows.slot, len(rows.ids))
         inputs = step_inputs(batch, self.device)
         inputs["block_table"] = self.slots.block_table
-        with torch.inference_mode():
-            return self.executor.step(inputs, watcher).cpu()
+        return inputs
 
     def generate(
         self,

@@ -1,0 +1,162 @@
+"""How far a result may be from another: bounds from rounding alone, per element.
+
+    |y - r| <= u_out * |r| + (4 * u_32 * sqrt(K) * n + u_inner) * m
+
+where u are unit roundoffs, K the number of summed products, n the nodes in the body or the op's
+declared dependent steps, and m bounds what was summed: the reference on absolute values for sums
+of products, else the largest |r| of the row. A fused body rounds to bf16 inside where a kernel may
+not: u_inner is 2 * u_bf16 there, else 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from dsv4c.ir.graph import Graph, Node
+from dsv4c.ir.interp import run_graph
+from dsv4c.ir.op import OPS, full_attrs
+from dsv4c.ir.types import CacheType
+from dsv4c.ir.values import CONTEXTS, Operand, State, Weight
+
+ROUNDOFF = {"f32": 2.0**-24, "bf16": 2.0**-8, "f64": 2.0**-53}
+_TIE = 1e-6
+# The largest relative distance between neighbouring codes, for values that round either way.
+_STEPS = {"fp8": 2.0**-3, "mxfp4": 2.0**-1, "bf16": 2.0**-7}
+Magnitude = tuple[torch.Tensor | None, int]
+"""What was summed, and how many terms; None for the largest magnitude of each row."""
+
+
+def ratio(
+    y: torch.Tensor,
+    r: torch.Tensor,
+    dtype: str,
+    magnitude: torch.Tensor | None,
+    terms: int,
+    steps: int = 1,
+    fused: bool = False,
+) -> float:
+    """Largest |y - r| / bound; infinite if the masks of NaN or of infinities differ.
+
+    Args:
+        y: the result.
+        r: the reference, f64.
+        dtype: what `y` is stored as.
+        magnitude: what was summed; the largest |r| of each row if None.
+        terms: K of the bound; 0 for the size of the last dim.
+        steps: dependent roundings in fp32.
+        fused: rounding to bf16 inside is allowed.
+    """
+    y, r = y.double(), r.double()
+    special = ~r.isfinite()
+    same = torch.equal(y.isnan(), r.isnan()) and torch.equal(
+        y[special & ~r.isnan()], r[special & ~r.isnan()]
+    )
+    if not same or torch.any(~y.isfinite() & ~special):
+        return math.inf
+    if not r.numel():
+        return 0.0
+    if magnitude is None:
+        magnitude = r.abs().masked_fill(special, 0).amax(-1, keepdim=True).expand_as(r)
+    inner = 4 * ROUNDOFF["f32"] * math.sqrt(terms or max(r.shape[-1], 1)) * steps
+    inner += 2 * ROUNDOFF["bf16"] if fused and dtype == "bf16" else 0.0
+    bound = ROUNDOFF[dtype] * r.abs() + inner * magnitude.double().nan_to_num(0, 0, 0) + 1e-30
+    return float(((y - r).abs() / bound)[~special].max()) if torch.any(~special) else 0.0
+
+
+class _Absolute(Weight):
+    """A weight's absolute values."""
+
+    def dense(self, dtype: torch.dtype) -> torch.Tensor:
+        return super().dense(dtype).abs()
+
+
+def magnitude_of(node: Node, value: str, operands: Sequence[Operand]) -> Magnitude:
+    """What the node that makes `value` sums: its reference on absolute operands, and K."""
+    if node.body is not None:
+        part = node.body.producers[value]
+        if not OPS[part.op].summed:
+            return None, 0
+        values = dict(zip(node.inputs, operands, strict=True))
+        needed = tuple(one for one in part.inputs if one not in values)
+        copies = {k: v.clone() if isinstance(v, State) else v for k, v in values.items()}
+        above = Graph(
+            "above", "model", node.inputs, _above(node.body, needed), needed, node.body.types
+        )
+        inner = {**values, **run_graph(above, copies, "exact")}
+        return magnitude_of(part, value, [inner[one] for one in part.inputs])
+    if not OPS[node.op].summed:
+        return None, 0
+    absolute = [
+        _Absolute(x.type, x.components)
+        if isinstance(x, Weight)
+        else x.double().abs()
+        if isinstance(x, torch.Tensor) and x.is_floating_point()
+        else x
+        for x in operands
+    ]
+    attrs = full_attrs(OPS[node.op], node.attrs)
+    attrs.pop("dtype", None)
+    made = OPS[node.op].reference(CONTEXTS["exact"], *absolute, **attrs)
+    assert isinstance(made, torch.Tensor)
+    return made, _terms(node, operands)
+
+
+def _above(body: Graph, needed: Sequence[str]) -> tuple[Node, ...]:
+    """The body's nodes that `needed` depends on, in order."""
+    wanted = set(needed)
+    kept: list[Node] = []
+    for node in reversed(body.nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted.update(node.inputs)
+            kept.append(node)
+    return tuple(reversed(kept))
+
+
+def steps_of(node: Node) -> int:
+    """Dependent fp32 roundings: nodes of a body, or what the op declares."""
+    if node.body is not None:
+        return len(node.body.nodes)
+    spec = OPS[node.op]
+    return spec.roundings(full_attrs(spec, node.attrs))
+
+
+def _terms(node: Node, operands: Sequence[Operand]) -> int:
+    """How many products a node's result sums, by its op's declaration; 0 if it sums none."""
+    spec = OPS[node.op]
+    if not spec.summed:
+        return 0
+    for arg, operand in zip(spec.operands, operands, strict=False):
+        names = arg.dims.split()
+        if spec.summed in names and not isinstance(operand, State):
+            shape = operand.type.dims if isinstance(operand, Weight) else operand.shape
+            return shape[names.index(spec.summed) - len(names)]
+    raise AssertionError(f"{node.op} declares no operand with the dim {spec.summed}")
+
+
+def state_ratio(result: State, expected: State, fused: bool) -> float:
+    """0 if all bytes are equal, else decoded entries against one step of the cache's format."""
+    if torch.equal(result.buffer, expected.buffer):
+        return 0.0
+    y, r = result.buffer, expected.buffer
+    if isinstance(result.type, CacheType):
+        layout = result.type.layout
+        pages = (y != r).flatten(1).any(1).nonzero()[:, 0]
+        index = pages[:, None] * layout.page + torch.arange(layout.page, device=y.device)
+        y, r = layout.gather(y, index), layout.gather(r, index)
+        if layout.format != "f32":
+            inner = 2 * ROUNDOFF["bf16"] if fused else 1e-5
+            bound = _STEPS[layout.format] * r.abs() + inner * r.abs().amax(-1, keepdim=True)
+            return float(((y - r).abs() / bound.clamp(min=1e-30)).nan_to_num(math.inf).max())
+    return ratio(y, r, "f32", None, 0)
+
+
+def only_ties(results: Sequence[Operand], expected: Sequence[Operand]) -> bool:
+    """Whether two routings differ only between experts whose weights are equal but for rounding."""
+    (_, weights), (_, exact) = results, expected
+    assert isinstance(weights, torch.Tensor)
+    assert isinstance(exact, torch.Tensor)
+    gap = (weights.double().sort(1).values - exact.double().sort(1).values).abs()
+    return bool((gap <= _TIE * exact.double().abs().amax()).all())

@@ -44,9 +44,14 @@ def command(
 ) -> None:
     from dsv4c.cli.views import VIEWS as views
     from dsv4c.report.selection import Selection
-    from dsv4c.report.subject import open_subject
+    from dsv4c.report.subject import is_checkpoint, open_subject
 
     shown, selection = views[view], Selection(layer, node)
+    if view == "weights" and stage is None and is_checkpoint(subject):
+        from dsv4c.cli.contents import show_contents
+
+        show_contents(subject, selection, as_json)
+        return
     opened = open_subject(subject, target, stage)
     if as_json:
         document = shown.document(opened, selection)

@@ -75,6 +75,11 @@ class Subject:
     snapshots: Callable[[], Sequence[Snapshot]] = list[Snapshot]
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a folder holds a model, and no plan."""
+    return (path / "config.json").is_file() and not (path / MANIFEST).is_file()
+
+
 def open_subject(path: Path, target: str, stage: str | None = None) -> Subject:
     """Open a folder of either kind.
 
@@ -89,7 +94,7 @@ def open_subject(path: Path, target: str, stage: str | None = None) -> Subject:
     """
     if (path / MANIFEST).is_file():
         return _open_plan(path, stage or LAST)
-    if (path / "config.json").is_file():
+    if is_checkpoint(path):
         return _open_checkpoint(path, target, stage or LAST)
     raise DsvError(
         "DSV231",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TypedDict
 
 from dsv4c.ir.graph import Graph
@@ -39,9 +40,14 @@ def weights_view(graph: Graph, selection: Selection) -> WeightsView:
         for name in graph.weights
         if selection.takes((weight := _weight(name, graph))["layer"], name, *weight["tensors"])
     ]
+    return {"formats": sum_formats(weights), "weights": weights}
+
+
+def sum_formats(weights: Sequence[WeightView]) -> list[FormatView]:
+    """Sums over the weights of each format, largest first."""
     names = dict.fromkeys(weight["format"] for weight in weights)
     formats = [_sum(name, [w for w in weights if w["format"] == name]) for name in names]
-    return {"formats": sorted(formats, key=lambda view: -view["bytes"]), "weights": weights}
+    return sorted(formats, key=lambda view: -view["bytes"])
 
 
 def _weight(name: str, graph: Graph) -> WeightView:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,25 @@ def test_quantize_reports_each_class(checkpoint: Path, tmp_path: Path) -> None:
     again = call("quantize", checkpoint, tmp_path / "small")
     assert again.exit_code == 2
     assert again.stderr.startswith("DSV102: ")
+
+
+def test_the_weights_of_a_checkpoint(checkpoint: Path, tmp_path: Path) -> None:
+    shown = document("inspect", checkpoint, "weights")
+    assert shown["missing"] == shown["unused"] == []
+    classes = {(one["name"], one["format"]): one for one in shown["classes"]}
+    assert classes["routed experts", "bf16"]["tensors"] == 3 * 3 * 4
+    text = call("inspect", checkpoint, "weights", "--layer", "1").stdout
+    assert "layers.1.ffn.experts.0.w1.weight, " in text
+    assert "and 0 more" not in text
+    broken_copy = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+    config = json.loads((broken_copy / "config.json").read_text()) | {"num_hidden_layers": 2}
+    config |= {"compress_ratios": [128, 4]}
+    (broken_copy / "config.json").write_text(json.dumps(config))
+    result = call("inspect", broken_copy, "weights")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("DSV212: ")
+    assert "unknown: " in result.stdout
+    assert "layers.2.attn.wkv.weight" in result.stdout
 
 
 def test_an_edited_plan_is_refused(checkpoint: Path, tmp_path: Path) -> None:

@@ -45,6 +45,18 @@ STORED_DTYPES: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
     }
 )
 
+# Part of a name -> class; the first that occurs decides.
+_CLASSES: Mapping[str, str] = MappingProxyType(
+    {
+        "shared_experts": "shared experts",
+        "experts": "routed experts",
+        "ffn": "router",
+        "indexer": "indexer",
+        "compressor": "compressor",
+        "attn": "attention",
+    }
+)
+
 
 @dataclass(frozen=True, slots=True)
 class LogicalWeight:
@@ -88,6 +100,19 @@ def logical_weights(config: ModelConfig) -> dict[str, LogicalWeight]:
     weights["norm"] = LogicalWeight((config.hidden_size,), "norm")
     weights["head"] = LogicalWeight((config.vocab_size, config.hidden_size), "projection")
     return weights
+
+
+def weight_class(name: str, role: Role) -> str:
+    """What part of the model a weight belongs to, for people."""
+    if role == "norm":
+        return "norms"
+    if name in ("embed", "head"):
+        return "embedding and head"
+    parts = name.split(".")
+    for part, known in _CLASSES.items():
+        if part in parts:
+            return known
+    return "hyper-connections"
 
 
 def official_inventory(config: ModelConfig) -> dict[str, Header]:

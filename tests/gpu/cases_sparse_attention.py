@@ -298,23 +298,29 @@ def _bounds(
     |y - r| <= u_bf16 |r|                                      rounding of the output
              + min(u_bf16 sum p|v|, 4 u_bf16 sqrt(sum p^2 v^2))  rounding of every p to bf16
              + sum p|v| e + |r| sum p e                         fp32 errors e of the scores
-             + 4 u_f32 sqrt(n) sum p|v| + 2^-126                fp32 sums; subnormals may be 0
+             + 4 u_f32 sqrt(n) sum p|v|                         fp32 sums
+             + 2^-126 (1 + 2^8 sum |v|)                         subnormal p, y, exp(-sink) may be 0
     with e_j = 4 u_f32 (sqrt(512) scale sum|q K_j| + |s_j| + max|s| + 4). The first term of the min
     is certain. The second takes roundings of different rows as independent: they are uniform
     within their limit, so c = 4 is 6.9 standard deviations. A row's slope takes p_j's error with
-    the weight w_j = p_j <v_j, r> / |r|^2.
+    the weight w_j = p_j <v_j, r> / |r|^2, and that of the output's elements with r_d^2 / |r|^2.
     """
     finite = torch.where(torch.isfinite(s), s, 0.0).abs()
+    v, r = (torch.where(torch.isfinite(t), t, 0.0) for t in (v, out))
     size = v.abs()
     e = math.sqrt(DIM) * SCALE * (q.abs() @ size.mT) + finite + finite.amax(-1, True) + 4
     e = 4 * F32_ROUNDING * e
     whole = p @ size
-    rounding = torch.minimum(whole, 4 * ((p * p) @ (v * v)).sqrt()) * BF16_ROUNDING
+    rounding = torch.minimum(whole, 4 * ((p * p) @ (size * size)).sqrt()) * BF16_ROUNDING
     scores = (p * e) @ size + out.abs() * (p * e).sum(-1, keepdim=True)
     sums = 4 * F32_ROUNDING * math.sqrt(v.shape[1]) * whole
-    bound = BF16_ROUNDING * out.abs() + rounding + scores + sums + 2.0**-126
-    weight = p * (out @ v.mT) / out.square().sum(-1, keepdim=True).clamp_min(1e-300)
-    spread = torch.minimum(weight.abs().sum(-1), 4 * weight.square().sum(-1).sqrt())
+    least = 2.0**-126 * (1 + 256 * size.sum(1, keepdim=True))
+    bound = BF16_ROUNDING * out.abs() + rounding + scores + sums + least
+    weight = p * (r @ v.mT) / r.square().sum(-1, keepdim=True).clamp_min(1e-300)
+    share = r.square() / r.square().sum(-1, keepdim=True).clamp_min(1e-300)
+    spread = sum(
+        torch.minimum(w.abs().sum(-1), 4 * w.square().sum(-1).sqrt()) for w in (weight, share)
+    )
     slope = spread * BF16_ROUNDING + 2 * (weight.abs() * e).sum(-1)
     return bound, slope.clamp_min(SLOPE_LIMIT)
 
@@ -345,7 +351,7 @@ def _with_slope(gate: Gate, y: torch.Tensor, r: torch.Tensor, limit: torch.Tenso
     square = (r * r).sum(-1)
     known = square > 2.0**-200
     off = torch.where(known, ((y * r).sum(-1) / square - 1).abs(), 0.0)
-    worst = float((off / limit).max())
+    worst = float((off / limit).nan_to_num().max())
     small = dataclasses.replace(gate, slope=float(off.max()))
     l2 = torch.where(known, (y - r).norm(dim=-1) / square.sqrt(), 0.0)
     ok = gate.ratio <= 1 and worst <= 1 and float(l2.max()) <= 5e-3

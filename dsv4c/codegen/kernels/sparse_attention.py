@@ -100,7 +100,8 @@ def context(params: KernelParams) -> dict[str, object]:
         "blocks": -(-chosen.heads // 64),
         "window_bytes": page_bytes(WINDOW, chosen.cache),
         "page_bytes": page_bytes(chosen.page, chosen.cache),
-        "splits": tile.splits,
+        # without a compressed source there is one tile of rows: nothing to share
+        "splits": tile.splits if chosen.page else (),
         "producer_registers": tile.producer_registers,
         "consumer_registers": tile.consumer_registers,
     }

@@ -1,6 +1,6 @@
 """Measure how accurate compiled plans are, and write docs/accuracy.md from it.
 
-usage: accuracy.py MODEL [--models 72] [--threads 2] [--out docs/accuracy.md]
+usage: accuracy.py MODEL [--only SECTION] [--models 72] [--threads 2] [--out docs/accuracy.md]
 
 MODEL is the BF16 checkpoint that examples/tiny-dsv4-nvfp4 was made from; eval.txt is read there.
 Everything runs on the CPU: 10 to 20 minutes on 2 cores.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ import parity  # noqa: E402
 import torch  # noqa: E402
 
 import dsv4c  # noqa: E402
+from dsv4c.checkpoint.quantize import quantize_checkpoint  # noqa: E402
 from dsv4c.tokenizer import Tokenizer  # noqa: E402
 
 EXAMPLE = ROOT / "examples" / "tiny-dsv4-nvfp4"
@@ -38,6 +40,16 @@ MODES = (
     ("NVFP4 + FP8", "float32", "f32"),
     ("NVFP4 + FP8", "bfloat16", "bf16"),
     ("NVFP4 + FP8", "bfloat16", "fp8"),
+)
+
+# (row, --experts, --attention) of `dsv4c quantize`
+QUANTISED = (
+    ("FP8 attention", "bf16", "fp8"),
+    ("MXFP4 experts", "mxfp4", "bf16"),
+    ("NVFP4 experts", "nvfp4", "bf16"),
+    ("FP8 attention, MXFP4 experts", "mxfp4", "fp8"),
+    ("FP8 attention, NVFP4 experts", "nvfp4", "fp8"),
+    ("NVFP4 everywhere", "nvfp4", "nvfp4"),
 )
 
 
@@ -154,6 +166,46 @@ single token where rounding swapped two experts or entries of nearly equal score
     yield table((*head, "KL mean", "KL p99", "KL max", "same top-1"), rows)
 
 
+def weight_formats(model: Path, folder: Path) -> Iterator[str]:
+    """The section about quantised copies of the trained checkpoint."""
+    yield f"""## Weight formats
+
+The trained checkpoint, quantised by `dsv4c quantize MODEL OUT --experts E --attention A` without
+calibration, against itself in BF16: the same text of {TOKENS:,} predictions, float32 activations, f32
+cache, target `cpu`. MB are those of the weights; KL is KL(BF16 || row) in nats per token. NVFP4
+everywhere leaves wo_a, compressors and the head in BF16, as released checkpoints do.
+Repeat with `python scripts/accuracy.py MODEL --only formats`.
+"""
+    text = (model / "eval.txt").read_text(encoding="utf-8")
+    ids = Tokenizer.load(model).encode(text)[: TOKENS + 1]
+    plain = dsv4c.compile(model, folder / "bf16", dtype="float32", kv_cache="f32")
+    exact = predictions(plain, ids)
+    base = fidelity(exact, exact, ids)
+    rows = [
+        [
+            "BF16",
+            "bf16",
+            "bf16",
+            f"{weight_bytes(folder / 'bf16') / 1e6:.1f}",
+            *base.cells(base.nats),
+        ]
+    ]
+    for number, (name, experts, attention) in enumerate(QUANTISED):
+        made, out = folder / f"q{number}", folder / f"p{number}"
+        quantize_checkpoint(model, made, experts, attention)
+        logits = predictions(dsv4c.compile(made, out, dtype="float32", kv_cache="f32"), ids)
+        cells = fidelity(logits, exact, ids).cells(base.nats)
+        rows.append([name, experts, attention, f"{weight_bytes(out) / 1e6:.1f}", *cells])
+        print(name, cells[0], file=sys.stderr, flush=True)
+    head = ("weights", "E", "A", "MB", "nats per token", "to BF16", "KL mean", "KL p99", "KL max")
+    yield table((*head, "same top-1"), rows)
+
+
+def weight_bytes(plan: Path) -> int:
+    """Size of the weights of a plan."""
+    return sum(file.stat().st_size for file in (plan / "weights").iterdir())
+
+
 def random_models(count: int) -> Iterator[str]:
     """The section about random small models."""
     rows: list[parity.Parity] = []
@@ -163,8 +215,7 @@ def random_models(count: int) -> Iterator[str]:
     worst = max(max(row.differences.values()) for row in rows)
     flips = [margin for row in rows for margin in row.margins]
     positions = sum(row.positions for row in rows)
-    yield f"""
-## Random small models against transformers
+    yield f"""## Random small models against transformers
 
 {count} models whose every parameter is random: each pair of first and last layer kind with 0 to 3 hash
 layers, top-k below and above the number of entries, lengths around 4, 128 and the window, odd widths.
@@ -190,19 +241,41 @@ def main() -> None:
     """Measure, then write."""
     parser = argparse.ArgumentParser()
     parser.add_argument("model", type=Path)
+    parser.add_argument("--only", choices=("trained", "formats", "random"))
     parser.add_argument("--models", type=int, default=72)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "accuracy.md")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     versions = f"torch {torch.__version__}, transformers {oracle.transformers.__version__}"
-    with tempfile.TemporaryDirectory() as folder:
-        parts = [*trained(given.model, Path(folder)), *random_models(given.models)]
     head = f"""# Accuracy
 
 Written by `python scripts/accuracy.py MODEL` ({versions}, on the CPU).
 """
-    given.out.write_text("\n".join([head, *parts]) + "\n", encoding="utf-8")
+    text = given.out.read_text(encoding="utf-8") if given.only else head
+    with tempfile.TemporaryDirectory() as folder:
+        makers = {
+            "trained": lambda: trained(given.model, Path(folder)),
+            "formats": lambda: weight_formats(given.model, Path(folder)),
+            "random": lambda: random_models(given.models),
+        }
+        for name in [given.only] if given.only else makers:
+            text = with_sections(text, "\n".join(makers[name]()))
+    given.out.write_text(text, encoding="utf-8")
+
+
+def with_sections(text: str, made: str) -> str:
+    """The page with these sections in the place of those with the same titles, or at the end."""
+    for section in re.split(r"^(?=## )", made.strip() + "\n", flags=re.MULTILINE):
+        title = section.partition("\n")[0]
+        if not title:
+            continue
+        parts = re.split(r"^(?=## )", text.strip() + "\n", flags=re.MULTILINE)
+        places = [number for number, part in enumerate(parts) if part.partition("\n")[0] == title]
+        place = places[0] if places else len(parts)
+        parts[place : place + len(places)] = [section]
+        text = "\n".join(part.strip() + "\n" for part in parts)
+    return text
 
 
 if __name__ == "__main__":

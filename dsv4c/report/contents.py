@@ -12,7 +12,7 @@ from dsv4c.checkpoint.reader import Checkpoint
 from dsv4c.errors import DsvError
 from dsv4c.ir.weight_formats import weight_format
 from dsv4c.models.deepseek_v4.config import load_config
-from dsv4c.models.deepseek_v4.inventory import logical_weights, weight_class
+from dsv4c.models.deepseek_v4.inventory import Role, logical_weights, weight_class
 from dsv4c.models.deepseek_v4.ledger import Ledger, WeightSource
 from dsv4c.models.deepseek_v4.names import audit_tensors
 from dsv4c.report.selection import Selection
@@ -61,7 +61,7 @@ def contents_view(path: Path, selection: Selection) -> tuple[ContentsView, DsvEr
     """
     config, checkpoint = load_config(path), Checkpoint.open(path)
     ledger = audit_tensors(config, checkpoint)
-    roles = {name: weight.role for name, weight in logical_weights(config).items()}
+    roles: dict[str, Role] = {name: weight.role for name, weight in logical_weights(config).items()}
     weights = [_weight(name, source) for name, source in ledger.weights.items()]
     weights = [w for w in weights if selection.takes(w["layer"], w["name"], *w["tensors"])]
     groups: dict[tuple[str, str], list[WeightView]] = {}

@@ -205,7 +205,7 @@ def test_full_disk(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", full)
+    monkeypatch.setattr("dsv4c.plan.files.HashedFile.write", full)
     out = tmp_path / "out" / "plan"
     refused(
         invoke("compile", checkpoint, "-o", out, "--target", "cpu"), "DSV603", 7, "disk is full"

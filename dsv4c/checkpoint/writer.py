@@ -116,12 +116,17 @@ class CheckpointWriter:
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Write one tensor, whose bytes must be those of its header; once each, from any thread."""
+        assert tuple(tensor.shape) == self._waiting[name].shape, (name, tensor.shape)
+        self.write_pieces(name, [tensor])
+
+    def write_pieces(self, name: str, pieces: Iterable[Tensor]) -> None:
+        """Write one tensor whose bytes come in pieces; once each, from any thread."""
         info = self._waiting.pop(name)
-        assert tuple(tensor.shape) == info.shape, (name, tensor.shape, info.shape)
-        assert tensor.nbytes == info.nbytes, (name, tensor.dtype, info.dtype)
         with (self.folder / info.file).open("r+b") as file:
             file.seek(info.start)
-            file.write(tensor_bytes(tensor))
+            for piece in pieces:
+                file.write(tensor_bytes(piece))
+            assert file.tell() == info.stop, (name, file.tell(), info)
         with self._lock:
             self._unsynced[info.file] = self._unsynced.get(info.file, 0) + info.nbytes
 

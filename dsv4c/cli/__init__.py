@@ -24,6 +24,7 @@ COMMANDS = {
     "quantize": "Write a checkpoint with smaller weights.",
     "report": "Write a plan as one HTML page, or for other viewers.",
     "run": "Evaluate a text, or check every node of a plan.",
+    "synth": "Write a checkpoint with random weights.",
 }
 
 

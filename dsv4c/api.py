@@ -6,12 +6,10 @@ import importlib.metadata
 import platform
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import dsv4c
-from dsv4c.checkpoint.description import check_description
-from dsv4c.checkpoint.files import inside
-from dsv4c.checkpoint.reader import Checkpoint
 from dsv4c.codegen.build import build_kernels
 from dsv4c.codegen.cache import META, SOURCE, CacheEntry, KernelCache
 from dsv4c.codegen.kernel import KernelSource
@@ -22,8 +20,6 @@ from dsv4c.events import EventLog
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.text import show
 from dsv4c.models.deepseek_v4.build import BuildOptions, build_graph, check_supported
-from dsv4c.models.deepseek_v4.config import ModelConfig, load_config
-from dsv4c.models.deepseek_v4.names import read_ledger
 from dsv4c.passes.assign_buffers import buffer_sizes
 from dsv4c.passes.base import PassRecord, run_passes
 from dsv4c.pipeline import largest_step, pipeline
@@ -34,12 +30,12 @@ from dsv4c.plan.plan import Plan
 from dsv4c.plan.read import schedule_of, states_of
 from dsv4c.plan.weights import write_weights
 from dsv4c.report.passes import record_pass
+from dsv4c.source import Source, read_source
 
 Progress = Callable[[str, int, int], None]
 LIBRARY = "kernels/library.so"
 _DTYPES = {"bfloat16": "bf16", "float32": "f32"}
 _CACHES = ("fp8", "bf16", "f32")
-_COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 _TOOLS = ("torch", "nvidia-cutlass-dsl", "apache-tvm-ffi", "jinja2", "safetensors")
 
 
@@ -74,21 +70,38 @@ def compile(
         DsvError: DSV101, DSV102 (arguments), DSV20x (config), DSV21x (checkpoint), DSV30x (not
             supported), DSV40x (kernels), DSV603 (disk).
     """
+    return compile_source(
+        partial(read_source, Path(model)),
+        *(Path(out), target, kv_cache, dtype, progress),
+        jobs=jobs,
+        frozen=frozen,
+    )
+
+
+def compile_source(
+    read: Callable[[], Source],
+    out: Path,
+    target: str = "cpu",
+    kv_cache: str = "fp8",
+    dtype: str = "bfloat16",
+    progress: Progress | None = None,
+    *,
+    jobs: int | None = None,
+    frozen: bool | None = None,
+) -> Plan:
+    """`compile`, of what `read` returns."""
     options = _options(target, kv_cache, dtype)
     report = progress or (lambda phase, done, total: None)
-    model, out = Path(model), Path(out)
     with replaced_folder(out) as work, EventLog(work / "events.jsonl") as log:
         with log.phase("read checkpoint"):
-            config = load_config(model)
-            check_supported(config, options)
-            checkpoint = Checkpoint.open(model)
-            ledger = read_ledger(config, checkpoint)
-            check_description(model, ledger.weights)
+            source = read()
+            ledger = source.ledger
+            check_supported(source.config, options)
         log.event(
             "ignored", tensors=len(ledger.ignored), reasons=sorted(set(ledger.ignored.values()))
         )
         with log.phase("build graph"):
-            graph = build_graph(config, ledger.weights, options)
+            graph = build_graph(source.config, ledger.weights, options)
         with log.phase("passes"):
             passes = _run_passes(work, graph, target, options, log, report)
             graph = passes.graph
@@ -97,14 +110,16 @@ def compile(
         with log.phase("weights"):
             operands = packed_operands(kernels)
             weights = write_weights(
-                *(work, graph, checkpoint, ledger.weights),
+                *(work, graph, source.checkpoint, ledger.weights),
                 lambda n, of: report("weights", n, of),
                 operands,
             )
         with log.phase("manifest"):
-            for name in _COPIED:
-                if (model / name).is_file():
-                    shutil.copyfile(inside(model, name), work / name)
+            for name, content in source.files.items():
+                if isinstance(content, Path):
+                    shutil.copyfile(content, work / name)
+                else:
+                    (work / name).write_text(content, encoding="utf-8")
         log.close()
         files = _hashes(work, weights.files)
         made = manifest.Manifest(
@@ -112,7 +127,7 @@ def compile(
             dsv4c=dsv4c.__version__,
             target=target,
             tools=_tools(),
-            model=_model(model, config, work),
+            model=_model(source, work),
             options=manifest.Options(options.dtype, options.kv_cache, options.chunk),
             kernels=kernels,
             library=LIBRARY if kernels else None,
@@ -235,9 +250,10 @@ def _kernel(source: KernelSource, entry: CacheEntry, nodes: list[str]) -> manife
     )
 
 
-def _model(path: Path, config: ModelConfig, work: Path) -> manifest.Model:
+def _model(source: Source, work: Path) -> manifest.Model:
+    config = source.config
     return manifest.Model(
-        path.resolve().name,
+        source.name,
         sha256(work / "config.json"),
         config.vocab_size,
         len(config.layers),

@@ -142,7 +142,7 @@ def test_a_folder_that_appears_meanwhile_is_left_alone(tmp_path: Path) -> None:
     assert names(out) == ["file"]
 
 
-@pytest.mark.parametrize("stage", ["read_ledger", "_run_passes", "write_weights", "_hashes"])
+@pytest.mark.parametrize("stage", ["read_source", "_run_passes", "write_weights", "_hashes"])
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "no room")])
 def test_a_compile_interrupted_anywhere_leaves_nothing(
     model: Path,

@@ -17,6 +17,7 @@ from dsv4c.cli.options import Invocation, debug_option
 
 COMMANDS = {
     "compile": "Compile a checkpoint into a plan folder.",
+    "diff": "Show what differs between two plans.",
     "env": "Show settings, versions and devices.",
     "explain": "Say what something in a plan is and where it comes from.",
     "generate": "Continue a prompt.",

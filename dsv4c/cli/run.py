@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
 from dsv4c.cli.options import debug_option, json_option
 from dsv4c.cli.progress import progress
 from dsv4c.cli.render import emit_json, pairs, table
+from dsv4c.cli.tokens import Source, token_options
 from dsv4c.errors import DsvError
 
 if TYPE_CHECKING:
@@ -19,21 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.argument("plan", type=click.Path(path_type=Path))
-@click.option("--prompt", metavar="TEXT", help="The text itself.")
-@click.option(
-    "--text",
-    "text_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A file of UTF-8 text.",
-)
-@click.option(
-    "--tokens",
-    "token_file",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="A file of token ids: a JSON list, or numbers apart by white space.",
-)
+@token_options
 @click.option(
     "--window",
     type=click.IntRange(1),
@@ -62,16 +48,10 @@ def command(
     """
     import dsv4c
 
-    if sum(source is not None for source in (prompt, text_file, token_file)) != 1:
-        raise click.UsageError("Give one of --prompt, --text and --tokens.")
+    source = Source(prompt, text_file, token_file)
+    source.require()
     loaded = dsv4c.load_plan(plan)
-    if token_file is not None:
-        ids = _read_tokens(token_file)
-    else:
-        text = text_file.read_text(encoding="utf-8") if text_file is not None else prompt or ""
-        ids = _encode(loaded, text)
-    if not ids:
-        raise DsvError("DSV241", "there is nothing to run", expected="at least one token id")
+    ids = source.ids(loaded)
     if limit is not None:
         ids = ids[: limit + 1]
     if check:
@@ -107,27 +87,6 @@ def _check(plan: Plan, ids: list[int], as_json: bool) -> None:
             if first["ratio"] is None
             else f"ratio {first['ratio']:.3g}",
         )
-
-
-def _encode(plan: Plan, text: str) -> list[int]:
-    from dsv4c.tokenizer import Tokenizer
-
-    return Tokenizer.load(plan.path).encode(text)
-
-
-def _read_tokens(path: Path) -> list[int]:
-    text = path.read_text(encoding="utf-8")
-    try:
-        ids = json.loads(text) if text.lstrip().startswith("[") else text.split()
-        return [int(token) for token in cast("list[int | str]", ids)]
-    except (ValueError, TypeError) as error:
-        raise DsvError(
-            "DSV241",
-            "a file does not hold token ids",
-            where=str(path),
-            expected="a JSON list of integers, or integers apart by white space",
-            found=str(error),
-        ) from error
 
 
 def _evaluate(plan: Plan, ids: list[int], window: int, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -89,19 +90,27 @@ def magnitude_of(node: Node, value: str, operands: Sequence[Operand]) -> Magnitu
         return magnitude_of(part, value, [inner[one] for one in part.inputs])
     if not OPS[node.op].summed:
         return None, 0
-    absolute = [
-        _Absolute(x.type, x.components)
-        if isinstance(x, Weight)
-        else x.double().abs()
-        if isinstance(x, torch.Tensor) and x.is_floating_point()
-        else x
-        for x in operands
-    ]
+    absolute = [_absolute(operand) for operand in operands]
     attrs = full_attrs(OPS[node.op], node.attrs)
     attrs.pop("dtype", None)
     made = OPS[node.op].reference(CONTEXTS["exact"], *absolute, **attrs)
     assert isinstance(made, torch.Tensor)
     return made, _terms(node, operands)
+
+
+def _absolute(operand: Operand) -> Operand:
+    """Absolute values; integers as they are, and so partial rows, which no sum of products reads."""
+    if isinstance(operand, Weight):
+        return _Absolute(operand.type, operand.components)
+    if isinstance(operand, State):
+        if not isinstance(operand.type, CacheType):
+            return operand
+        layout = operand.type.layout
+        entries = torch.arange(len(operand.buffer) * layout.page, device=operand.buffer.device)
+        plain = replace(layout, format="f32")
+        values = layout.gather(operand.buffer, entries).abs().view(plain.shape(len(operand.buffer)))
+        return State(replace(operand.type, layout=plain), values)
+    return operand.double().abs() if operand.is_floating_point() else operand
 
 
 def _above(body: Graph, needed: Sequence[str]) -> tuple[Node, ...]:

@@ -81,6 +81,8 @@ register(
         (Arg("scores", "T page*P", dtype="f32"),),
         index_scores,
         attrs={"ratio": int, "page": int, "scale": float},
+        summed="d",
+        roundings=lambda attrs: 2,
         flops=lambda dims, attrs: (
             2.0 * dims["T"] * dims["P"] * dims["page"] * dims["h"] * (dims["d"] + 1)
         ),

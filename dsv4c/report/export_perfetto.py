@@ -7,7 +7,7 @@ first free worker track.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypedDict
+from typing import Required, TypedDict
 
 from dsv4c.events import Json
 
@@ -19,7 +19,7 @@ _HIDDEN = ("t", "kind", "name", "seconds")
 class TraceEvent(TypedDict, total=False):
     """`ts` and `dur` are microseconds."""
 
-    ph: str
+    ph: Required[str]
     name: str
     cat: str
     ts: float

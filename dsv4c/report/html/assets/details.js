@@ -9,7 +9,9 @@ function showDetails(id) {
   const record = records[id];
   const got = scheduled(id);
   const close = el('button', { type: 'button', class: 'close', 'aria-label': 'Close the details', onclick: hideDetails }, '×');
-  panel.replaceChildren(close,
+  panel.replaceChildren();
+  panel.scrollTop = 0;
+  fill(panel, {}, [close,
     el('h2', {}, nameOf(id)),
     el('p', {}, chip(record.kind, sortOf(id)), ' ', record.layer !== null && link(`#/graph/layer/${record.layer}`, `layer ${record.layer}`), ' ', layerKind(layerKey(record.layer)).toUpperCase()),
     got ? runsOn(got) : goneTo(id),
@@ -20,7 +22,7 @@ function showDetails(id) {
     record.tensors.length > 0 && section('Checkpoint tensors', list(record.tensors.map((name) => el('code', {}, name)))),
     got && section('Work', costTable(got)),
     ruleSection(id),
-    got && measuredSection(got.impl));
+    got && measuredSection(got.impl)]);
 }
 
 function hideDetails() { panel.hidden = true; panel.replaceChildren(); }

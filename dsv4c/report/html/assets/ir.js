@@ -1,4 +1,4 @@
-// One node as IR text, the way `dsv4c inspect PLAN ir` prints it, with the names as links.
+// One node as a line of IR, with the names as links.
 
 const attrText = (value) => (Array.isArray(value) ? `[${value.join(', ')}]` : JSON.stringify(value));
 const nodeHref = (name) => `#/graph/node/${encodeURIComponent(name)}`;
@@ -16,16 +16,6 @@ function homeOf(value) {
 function valueLink(value, text = `%${value}`) {
   const home = homeOf(value);
   return home === null ? el('span', { class: 'value' }, text) : link(nodeHref(home), text, { class: 'value' });
-}
-
-function irText(id) {
-  const record = records[id];
-  const results = record.outputs.map(([value, type]) => `%${value}: ${type}`).join(', ');
-  const attrs = Object.entries(record.attrs).filter(([key]) => !(record.body.length && key === 'kind'));
-  const where = [...(record.layer === null ? [] : [`L${record.layer}`]), ...record.tensors.map((name) => JSON.stringify(name))];
-  return `${results} = ${record.kind}(${record.inputs.map((value) => `%${value}`).join(', ')})`
-    + (attrs.length ? ` {${attrs.map(([key, value]) => `${key}=${attrText(value)}`).join(', ')}}` : '')
-    + (where.length ? ` @ ${where.join(' ')}` : '');
 }
 
 function irLine(id) {

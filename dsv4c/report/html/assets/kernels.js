@@ -55,7 +55,7 @@ function sourceBlock(kernel) {
   const constants = new Map([...body.matchAll(/^([A-Z][A-Z0-9_]*) = (.+)$/gm)].map((match) => [match[1], match[2]]));
   const numbers = lines.map((_, at) => `${at + 1}\n`).join('');
   return el('div', { class: 'source' }, el('pre', { class: 'numbers', 'aria-hidden': 'true' }, numbers),
-    el('pre', { tabindex: 0, 'aria-label': `Source of ${kernel.name}` }, el('span', { class: 'origin' }, header(head), '\n'), highlighted(body, constants)));
+    el('pre', { tabindex: 0, 'aria-label': `Source of ${kernel.name}` }, el('span', { class: 'origin' }, header(head)), highlighted(body, constants)));
 }
 
 function header(text) {

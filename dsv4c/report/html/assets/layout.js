@@ -19,6 +19,8 @@ function layered(boxes, edges) {
   for (const [a, b] of edges) { next[a].push(b); before[b].push(a); }
   const rank = new Array(n).fill(0);
   for (let i = 0; i < n; i += 1) for (const a of before[i]) rank[i] = Math.max(rank[i], rank[a] + 1);
+  const alone = boxes.map((_, i) => i).filter((i) => !next[i].length && !before[i].length);
+  alone.forEach((i, at) => { rank[i] = Math.floor(at / 4); });
   for (let i = n - 1; i >= 0; i -= 1) {
     if (next[i].length) rank[i] = Math.max(rank[i], Math.min(...next[i].map((b) => rank[b])) - 1);
   }
@@ -26,7 +28,7 @@ function layered(boxes, edges) {
   const chains = edges.map(([a, b]) => {
     const chain = [a];
     for (let at = rank[a] + 1; at < rank[b]; at += 1) {
-      items.push({ w: 6, rank: at, up: [], down: [], weight: 6 });
+      items.push({ w: 6, rank: at, up: [], down: [], weight: 20 });
       chain.push(items.length - 1);
     }
     chain.push(b);
@@ -85,11 +87,11 @@ function place(items, rows) {
     for (const i of row) { items[i].x = x + items[i].w / 2; x += items[i].w + GAP_X; }
     for (const i of row) items[i].x -= x / 2;
   }
-  for (let sweep = 0; sweep < 24; sweep += 1) {
+  for (let sweep = 0; sweep < 30; sweep += 1) {
     const down = sweep % 2 === 0;
     for (const row of down ? rows : [...rows].reverse()) {
       pool(row, items, (item) => {
-        const list = sweep >= 20 ? [...item.up, ...item.down] : down ? item.up : item.down;
+        const list = sweep >= 18 ? [...item.up, ...item.down] : down ? item.up : item.down;
         return list.length ? list.reduce((sum, i) => sum + items[i].x, 0) / list.length : item.x;
       });
     }

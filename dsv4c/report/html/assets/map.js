@@ -2,8 +2,10 @@
 // its graph; from near, the nodes. What is out of sight is not in the document.
 
 const NEAR = 0.32;
+const READABLE = 0.5;
 const HEAD = 34;
 const SPACE = 70;
+const ROOM = 230; // above a row, for the numbers of its layers
 
 class ModelMap {
   constructor(choose) {
@@ -28,18 +30,18 @@ class ModelMap {
       this.parts.forEach((part, at) => { (rows[Math.floor(at / columns)] ??= []).push(part); });
       const sizes = rows.map((row) => ({ width: row.reduce((sum, part) => sum + part.layout.width + SPACE, SPACE), height: Math.max(...row.map((part) => part.layout.height + HEAD)) }));
       const width = Math.max(...sizes.map((size) => size.width));
-      const height = sizes.reduce((sum, size) => sum + size.height + SPACE, SPACE);
+      const height = sizes.reduce((sum, size) => sum + size.height + ROOM, SPACE);
       const off = Math.abs(Math.log(width / height / 1.55));
       if (!best || off < best.off) best = { off, rows, sizes, width, height };
     }
-    let y = SPACE;
+    let y = ROOM;
     best.rows.forEach((row, at) => {
       let x = SPACE;
       for (const part of row) {
         Object.assign(part, { x, y, width: part.layout.width, height: part.layout.height + HEAD });
         x += part.width + SPACE;
       }
-      y += best.sizes[at].height + SPACE;
+      y += best.sizes[at].height + ROOM;
     });
     return { width: best.width, height: best.height };
   }
@@ -49,19 +51,18 @@ class ModelMap {
       const { x, y, width, height, key } = part;
       const layer = layerNumber(key);
       const kind = layerKind(key);
-      const middle = Math.min(width, height);
       part.box = svg('g', { class: `box ${kind}`, transform: `translate(${x} ${y})` },
         svg('rect', { width, height, rx: 14 }),
         svg('text', { class: 'head', x: 16, y: 23 }, groupTitle(key), kind && svg('tspan', { dx: 8 }, kind.toUpperCase())),
         part.inside = svg('g', { transform: `translate(0 ${HEAD})` }),
-        layer !== null && svg('text', { class: 'big', x: width / 2, y: height / 2, 'font-size': middle * 0.5 }, String(layer)),
+        layer !== null && svg('text', { class: 'big', y: -28 }, String(layer)),
         svg('title', {}, groupTitle(key)));
-      part.box.addEventListener('dblclick', () => this.picture.fit(part));
+      part.box.addEventListener('dblclick', () => this.picture.fit(part, READABLE));
       const after = this.parts[at + 1];
       if (after) {
         const level = y + HEAD / 2;
         const same = after.y === y;
-        const d = same ? `M${x + width} ${level}H${after.x}` : `M${x + width} ${level}h${SPACE / 2}V${after.y - SPACE / 2}H${after.x - SPACE / 2}V${after.y + HEAD / 2}h${SPACE / 2}`;
+        const d = same ? `M${x + width} ${level}H${after.x}` : `M${x + width} ${level}h${SPACE / 2}V${after.y - ROOM + SPACE / 2}H${after.x - SPACE / 2}V${after.y + HEAD / 2}h${SPACE / 2}`;
         this.back.append(svg('path', { class: 'flow', d }));
       }
       this.back.append(part.box);
@@ -89,11 +90,12 @@ class ModelMap {
 
   // Mark the selection and the matches of the search in one box.
   mark(part) {
-    part.box.classList.toggle('dim', this.hits !== null && !part.layout.entries.some((entry) => this.hits.has(entry.id)));
+    const none = this.hits !== null && !part.layout.entries.some((entry) => this.hits.has(entry.id));
+    part.box.classList.toggle('dim', none);
     for (const old of part.inside.querySelectorAll('.spotlight')) old.remove();
     for (const node of part.inside.querySelectorAll('.node[data-id]')) {
       const id = Number(node.dataset.id);
-      node.classList.toggle('dim', this.hits !== null && !this.hits.has(id));
+      node.classList.toggle('dim', this.hits !== null && !none && !this.hits.has(id));
       node.classList.toggle('selected', id === this.selected);
     }
     part.layout.entries.forEach((entry, at) => {
@@ -141,7 +143,7 @@ class ModelMap {
 
   showGroup(key) {
     const part = this.parts.find((one) => one.key === key);
-    if (part) this.picture.fit(part);
+    if (part) this.picture.fit(part, READABLE);
   }
 
   // Arrow keys follow the edges of the selected node: up and down along them, sideways in its row.

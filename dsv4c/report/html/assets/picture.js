@@ -14,7 +14,7 @@ class Picture {
     this.node = el('div', { class: 'pane' }, this.svg, this.buttons());
     this.pointers = new Map();
     this.listen();
-    this.watch = new ResizeObserver(() => { if (this.fitted) this.fit(this.fitted); else this.apply(); });
+    this.watch = new ResizeObserver(() => { if (this.fitted) this.fit(...this.fitted); else this.apply(); });
     this.watch.observe(this.node);
   }
 
@@ -40,11 +40,12 @@ class Picture {
     return { x: -x / scale, y: -y / scale, width: width / scale, height: height / scale };
   }
 
-  fit(box = { x: 0, y: 0, ...this.world }, most = 1.1) {
-    this.fitted = box;
+  // Show a box, or its upper part where it would be smaller than `least`.
+  fit(box = { x: 0, y: 0, ...this.world }, least = MIN_SCALE) {
+    this.fitted = [box, least];
     const { width, height } = this.size;
-    const scale = Math.min(most, Math.max(MIN_SCALE, Math.min((width - 24) / box.width, (height - 24) / box.height)));
-    this.view = { scale, x: (width - box.width * scale) / 2 - box.x * scale, y: (height - box.height * scale) / 2 - box.y * scale };
+    const scale = Math.min(1.1, Math.max(least, Math.min((width - 24) / box.width, (height - 24) / box.height)));
+    this.view = { scale, x: (width - box.width * scale) / 2 - box.x * scale, y: Math.max(12, (height - box.height * scale) / 2) - box.y * scale };
     this.apply();
   }
 

@@ -21,7 +21,7 @@ function buildTree(holder) {
     const layer = layerNumber(key);
     const kind = layerKind(key);
     const open = layer !== null && link(`#/graph/layer/${layer}`, 'show', { class: 'show', 'aria-label': `Show layer ${layer} in the graph` });
-    const details = el('details', { 'data-group': key }, el('summary', {}, el('span', {}, groupTitle(key)), kind && chip(kind.toUpperCase(), kind), el('small', {}, count(ids.length)), open));
+    const details = el('details', { 'data-group': key }, el('summary', {}, el('span', {}, groupTitle(key)), kind && chip(kind.toUpperCase(), kind), open, el('small', {}, count(ids.length))));
     details.addEventListener('toggle', () => { if (details.open && details.childElementCount === 1) fillGroup(details, key); });
     holder.append(details);
   }

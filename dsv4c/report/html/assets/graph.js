@@ -4,8 +4,21 @@ let map = null;
 let wantedHits = null;
 
 function graphView(main, args) {
-  map ??= new ModelMap((id) => { location.hash = nodeHref(nameOf(id)); });
-  const legend = el('p', { class: 'legend over' }, el('i', { class: 'kernel' }), ' kernel ', el('i', { class: 'fused' }), ' fused, by reference ', el('i', { class: 'plain' }), ' one op, by reference ', el('i', { class: 'hit' }), ' match ');
+  map ??= new ModelMap((id) => {
+    location.hash = nodeHref(nameOf(id));
+  });
+  const legend = el(
+    'p',
+    { class: 'legend over' },
+    el('i', { class: 'kernel' }),
+    ' kernel ',
+    el('i', { class: 'fused' }),
+    ' fused, by reference ',
+    el('i', { class: 'plain' }),
+    ' one op, by reference ',
+    el('i', { class: 'hit' }),
+    ' match ',
+  );
   main.append(el('div', { class: 'stage' }, map.picture.node, legend));
   main.classList.add('full');
   map.highlight(wantedHits);

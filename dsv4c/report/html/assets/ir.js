@@ -15,7 +15,9 @@ function homeOf(value) {
 
 function valueLink(value, text = `%${value}`) {
   const home = homeOf(value);
-  return home === null ? el('span', { class: 'value' }, text) : link(nodeHref(home), text, { class: 'value' });
+  return home === null
+    ? el('span', { class: 'value' }, text)
+    : link(nodeHref(home), text, { class: 'value' });
 }
 
 function irLine(id) {
@@ -23,9 +25,21 @@ function irLine(id) {
   const commas = (parts) => parts.flatMap((part, at) => (at ? [', ', part] : [part]));
   const attrs = Object.entries(record.attrs).filter(([key]) => !(record.body.length && key === 'kind'));
   return [
-    ...commas(record.outputs.map(([value, type]) => [valueLink(value), el('span', { class: 'type' }, `: ${type}`)])),
-    ' = ', el('b', {}, record.kind), '(', ...commas(record.inputs.map((value) => valueLink(value))), ')',
-    attrs.length ? el('span', { class: 'attrs' }, ` {${attrs.map(([key, value]) => `${key}=${attrText(value)}`).join(', ')}}`) : '',
+    ...commas(
+      record.outputs.map(([value, type]) => [valueLink(value), el('span', { class: 'type' }, `: ${type}`)]),
+    ),
+    ' = ',
+    el('b', {}, record.kind),
+    '(',
+    ...commas(record.inputs.map((value) => valueLink(value))),
+    ')',
+    attrs.length
+      ? el(
+          'span',
+          { class: 'attrs' },
+          ` {${attrs.map(([key, value]) => `${key}=${attrText(value)}`).join(', ')}}`,
+        )
+      : '',
     record.tensors.length ? el('span', { class: 'tensor' }, ` @ ${record.tensors.join(' ')}`) : '',
   ];
 }

@@ -16,11 +16,16 @@ function layered(boxes, edges) {
   const n = boxes.length;
   const next = boxes.map(() => []);
   const before = boxes.map(() => []);
-  for (const [a, b] of edges) { next[a].push(b); before[b].push(a); }
+  for (const [a, b] of edges) {
+    next[a].push(b);
+    before[b].push(a);
+  }
   const rank = new Array(n).fill(0);
   for (let i = 0; i < n; i += 1) for (const a of before[i]) rank[i] = Math.max(rank[i], rank[a] + 1);
   const alone = boxes.map((_, i) => i).filter((i) => !next[i].length && !before[i].length);
-  alone.forEach((i, at) => { rank[i] = Math.floor(at / 4); });
+  alone.forEach((i, at) => {
+    rank[i] = Math.floor(at / 4);
+  });
   for (let i = n - 1; i >= 0; i -= 1) {
     if (next[i].length) rank[i] = Math.max(rank[i], Math.min(...next[i].map((b) => rank[b])) - 1);
   }
@@ -32,16 +37,24 @@ function layered(boxes, edges) {
       chain.push(items.length - 1);
     }
     chain.push(b);
-    for (let i = 1; i < chain.length; i += 1) { items[chain[i - 1]].down.push(chain[i]); items[chain[i]].up.push(chain[i - 1]); }
+    for (let i = 1; i < chain.length; i += 1) {
+      items[chain[i - 1]].down.push(chain[i]);
+      items[chain[i]].up.push(chain[i - 1]);
+    }
     return chain;
   });
   const rows = [];
-  items.forEach((item, i) => { (rows[item.rank] ??= []).push(i); });
+  items.forEach((item, i) => {
+    (rows[item.rank] ??= []).push(i);
+  });
   order(items, rows);
   place(items, rows);
   const heights = rows.map((row) => Math.max(12, ...row.filter((i) => i < n).map((i) => boxes[i].h)));
   const tops = [];
-  heights.reduce((y, height, at) => { tops[at] = y; return y + height + GAP_Y; }, PAD);
+  heights.reduce((y, height, at) => {
+    tops[at] = y;
+    return y + height + GAP_Y;
+  }, PAD);
   const left = Math.min(...items.map((item) => item.x - item.w / 2)) - PAD;
   const width = Math.max(...items.map((item) => item.x + item.w / 2)) + PAD - left;
   const height = (tops.at(-1) ?? 0) + (heights.at(-1) ?? 0) + PAD;
@@ -52,7 +65,10 @@ function layered(boxes, edges) {
 
 function order(items, rows) {
   const spot = new Array(items.length);
-  const settle = (row) => row.forEach((i, at) => { spot[i] = at / row.length; });
+  const settle = (row) =>
+    row.forEach((i, at) => {
+      spot[i] = at / row.length;
+    });
   rows.forEach(settle);
   const median = (list) => {
     const places = list.map((i) => spot[i]).sort((a, b) => a - b);
@@ -64,27 +80,41 @@ function order(items, rows) {
   for (let sweep = 0; sweep < 14; sweep += 1) {
     const down = sweep % 2 === 0;
     for (const row of down ? rows : [...rows].reverse()) {
-      const wish = new Map(row.map((i) => { const list = down ? items[i].up : items[i].down; return [i, list.length ? median(list) : spot[i]]; }));
+      const wish = new Map(
+        row.map((i) => {
+          const list = down ? items[i].up : items[i].down;
+          return [i, list.length ? median(list) : spot[i]];
+        }),
+      );
       row.sort((a, b) => wish.get(a) - wish.get(b) || spot[a] - spot[b]);
       settle(row);
     }
     const crossings = rows.reduce((sum, row) => sum + crossed(row, items, spot), 0);
-    if (crossings < fewest) { fewest = crossings; best = rows.map((row) => [...row]); }
+    if (crossings < fewest) {
+      fewest = crossings;
+      best = rows.map((row) => [...row]);
+    }
   }
-  best.forEach((row, at) => { rows[at] = row; });
+  best.forEach((row, at) => {
+    rows[at] = row;
+  });
 }
 
 function crossed(row, items, spot) {
   const ends = row.flatMap((i) => items[i].down.map((b) => spot[b]).sort((a, b) => a - b));
   let sum = 0;
-  for (let i = 0; i < ends.length; i += 1) for (let j = i + 1; j < ends.length; j += 1) if (ends[j] < ends[i]) sum += 1;
+  for (let i = 0; i < ends.length; i += 1)
+    for (let j = i + 1; j < ends.length; j += 1) if (ends[j] < ends[i]) sum += 1;
   return sum;
 }
 
 function place(items, rows) {
   for (const row of rows) {
     let x = 0;
-    for (const i of row) { items[i].x = x + items[i].w / 2; x += items[i].w + GAP_X; }
+    for (const i of row) {
+      items[i].x = x + items[i].w / 2;
+      x += items[i].w + GAP_X;
+    }
     for (const i of row) items[i].x -= x / 2;
   }
   for (let sweep = 0; sweep < 30; sweep += 1) {
@@ -116,7 +146,9 @@ function pool(row, items, wish) {
     }
   });
   let at = 0;
-  for (const block of blocks) for (let i = 0; i < block.size; i += 1, at += 1) items[row[at]].x = block.sum / block.weight + offsets[at];
+  for (const block of blocks)
+    for (let i = 0; i < block.size; i += 1, at += 1)
+      items[row[at]].x = block.sum / block.weight + offsets[at];
 }
 
 function curve(chain, items, left, tops, heights, spots) {
@@ -131,7 +163,10 @@ function curve(chain, items, left, tops, heights, spots) {
     path += `C${x.toFixed(1)} ${(y + half).toFixed(1)} ${at(i).toFixed(1)} ${(top - half).toFixed(1)} ${at(i).toFixed(1)} ${top.toFixed(1)}`;
     x = at(i);
     y = top;
-    if (i >= spots.length) { y = top + heights[items[i].rank]; path += `V${y.toFixed(1)}`; }
+    if (i >= spots.length) {
+      y = top + heights[items[i].rank];
+      path += `V${y.toFixed(1)}`;
+    }
   }
   return path;
 }
@@ -143,7 +178,9 @@ function groupLayout(graph, key) {
   const ids = graph.groups.get(key);
   const inside = new Set(ids.flatMap((id) => records[id].outputs.map(([value]) => value)));
   const strip = (value) => value.replace(/^L\d+\./, '');
-  const ports = [...new Set(ids.flatMap((id) => records[id].inputs))].filter((value) => graph.producer.has(value) && !inside.has(value) && graph.carries.has(value));
+  const ports = [...new Set(ids.flatMap((id) => records[id].inputs))].filter(
+    (value) => graph.producer.has(value) && !inside.has(value) && graph.carries.has(value),
+  );
   const entries = [
     ...ports.map((value) => ({ port: value, kind: 'from above', name: value, badge: '' })),
     ...ids.map((id) => ({ id, kind: records[id].kind, name: strip(nameOf(id)), badge: badgeOf(id) })),
@@ -155,11 +192,22 @@ function groupLayout(graph, key) {
     for (const value of new Set(records[id].inputs)) {
       const source = from.get(value);
       const target = ports.length + at;
-      if (source !== undefined && source < target && !edges.some(([a, b]) => a === source && b === target)) edges.push([source, target]);
+      if (source !== undefined && source < target && !edges.some(([a, b]) => a === source && b === target))
+        edges.push([source, target]);
     }
   });
-  const signature = JSON.stringify([entries.map((entry) => [entry.kind, entry.port ? '' : entry.name, entry.badge]), edges]);
-  if (!layouts.has(signature)) layouts.set(signature, layered(entries.map((entry) => nodeSize(entry.kind, entry.port ? entry.port : entry.name, entry.badge)), edges));
+  const signature = JSON.stringify([
+    entries.map((entry) => [entry.kind, entry.port ? '' : entry.name, entry.badge]),
+    edges,
+  ]);
+  if (!layouts.has(signature))
+    layouts.set(
+      signature,
+      layered(
+        entries.map((entry) => nodeSize(entry.kind, entry.port ? entry.port : entry.name, entry.badge)),
+        edges,
+      ),
+    );
   return { entries, edges, ...layouts.get(signature) };
 }
 

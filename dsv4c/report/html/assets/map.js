@@ -11,9 +11,16 @@ class ModelMap {
   constructor(choose) {
     this.choose = choose;
     this.graph = finalGraph;
-    this.parts = GROUPS.filter((key) => this.graph.groups.get(key).length).map((key) => ({ key, layout: groupLayout(this.graph, key) }));
+    this.parts = GROUPS.filter((key) => this.graph.groups.get(key).length).map((key) => ({
+      key,
+      layout: groupLayout(this.graph, key),
+    }));
     this.world = this.arrange();
-    this.picture = new Picture('The graph of the model. Arrow keys move, + and - zoom, 0 shows everything; with a node selected the arrow keys follow its edges.', this.world, () => this.refresh());
+    this.picture = new Picture(
+      'The graph of the model. Arrow keys move, + and - zoom, 0 shows everything; with a node selected the arrow keys follow its edges.',
+      this.world,
+      () => this.refresh(),
+    );
     this.picture.walk = (key) => this.walk(key);
     this.back = svg('g');
     this.picture.root.append(this.back);
@@ -27,8 +34,13 @@ class ModelMap {
     let best = null;
     for (let columns = 1; columns <= this.parts.length; columns += 1) {
       const rows = [];
-      this.parts.forEach((part, at) => { (rows[Math.floor(at / columns)] ??= []).push(part); });
-      const sizes = rows.map((row) => ({ width: row.reduce((sum, part) => sum + part.layout.width + SPACE, SPACE), height: Math.max(...row.map((part) => part.layout.height + HEAD)) }));
+      this.parts.forEach((part, at) => {
+        (rows[Math.floor(at / columns)] ??= []).push(part);
+      });
+      const sizes = rows.map((row) => ({
+        width: row.reduce((sum, part) => sum + part.layout.width + SPACE, SPACE),
+        height: Math.max(...row.map((part) => part.layout.height + HEAD)),
+      }));
       const width = Math.max(...sizes.map((size) => size.width));
       const height = sizes.reduce((sum, size) => sum + size.height + ROOM, SPACE);
       const off = Math.abs(Math.log(width / height / 1.55));
@@ -51,18 +63,28 @@ class ModelMap {
       const { x, y, width, height, key } = part;
       const layer = layerNumber(key);
       const kind = layerKind(key);
-      part.box = svg('g', { class: `box ${kind}`, transform: `translate(${x} ${y})` },
+      part.box = svg(
+        'g',
+        { class: `box ${kind}`, transform: `translate(${x} ${y})` },
         svg('rect', { width, height, rx: 14 }),
-        svg('text', { class: 'head', x: 16, y: 23 }, groupTitle(key), kind && svg('tspan', { dx: 8 }, kind.toUpperCase())),
-        part.inside = svg('g', { transform: `translate(0 ${HEAD})` }),
+        svg(
+          'text',
+          { class: 'head', x: 16, y: 23 },
+          groupTitle(key),
+          kind && svg('tspan', { dx: 8 }, kind.toUpperCase()),
+        ),
+        (part.inside = svg('g', { transform: `translate(0 ${HEAD})` })),
         layer !== null && svg('text', { class: 'big', y: -28 }, String(layer)),
-        svg('title', {}, groupTitle(key)));
+        svg('title', {}, groupTitle(key)),
+      );
       part.box.addEventListener('dblclick', () => this.picture.fit(part, READABLE));
       const after = this.parts[at + 1];
       if (after) {
         const level = y + HEAD / 2;
         const same = after.y === y;
-        const d = same ? `M${x + width} ${level}H${after.x}` : `M${x + width} ${level}h${SPACE / 2}V${after.y - ROOM + SPACE / 2}H${after.x - SPACE / 2}V${after.y + HEAD / 2}h${SPACE / 2}`;
+        const d = same
+          ? `M${x + width} ${level}H${after.x}`
+          : `M${x + width} ${level}h${SPACE / 2}V${after.y - ROOM + SPACE / 2}H${after.x - SPACE / 2}V${after.y + HEAD / 2}h${SPACE / 2}`;
         this.back.append(svg('path', { class: 'flow', d }));
       }
       this.back.append(part.box);
@@ -71,7 +93,10 @@ class ModelMap {
 
   refresh() {
     if (this.waiting) return;
-    this.waiting = requestAnimationFrame(() => { this.waiting = null; this.draw(); });
+    this.waiting = requestAnimationFrame(() => {
+      this.waiting = null;
+      this.draw();
+    });
   }
 
   draw() {
@@ -79,11 +104,16 @@ class ModelMap {
     const near = this.picture.view.scale >= NEAR;
     this.picture.svg.classList.toggle('near', near);
     for (const part of this.parts) {
-      const seen = part.x < x + width && part.x + part.width > x && part.y < y + height && part.y + part.height > y;
+      const seen =
+        part.x < x + width && part.x + part.width > x && part.y < y + height && part.y + part.height > y;
       const wanted = !seen ? null : near ? 'near' : 'far';
       if (part.shown === wanted) continue;
       part.shown = wanted;
-      part.inside.replaceChildren(...(wanted === null ? [] : [wanted === 'near' ? drawGroup(part.layout, sortOf, this.choose) : drawFar(part.layout, sortOf)]));
+      part.inside.replaceChildren(
+        ...(wanted === null
+          ? []
+          : [wanted === 'near' ? drawGroup(part.layout, sortOf, this.choose) : drawFar(part.layout, sortOf)]),
+      );
       this.mark(part);
     }
   }
@@ -102,7 +132,16 @@ class ModelMap {
       const hit = this.hits?.has(entry.id);
       if (!part.shown || (!hit && entry.id !== this.selected)) return;
       const { x, y, w, h } = part.layout.spots[at];
-      part.inside.append(svg('rect', { class: `spotlight ${entry.id === this.selected ? 'selected' : ''}`, x: x - 4, y: y - 4, width: w + 8, height: h + 8, rx: 10 }));
+      part.inside.append(
+        svg('rect', {
+          class: `spotlight ${entry.id === this.selected ? 'selected' : ''}`,
+          x: x - 4,
+          y: y - 4,
+          width: w + 8,
+          height: h + 8,
+          rx: 10,
+        }),
+      );
     });
     if (part.shown === 'near') this.markEdges(part);
   }
@@ -116,9 +155,14 @@ class ModelMap {
     });
   }
 
-  markAll() { this.parts.forEach((part) => this.mark(part)); }
+  markAll() {
+    this.parts.forEach((part) => this.mark(part));
+  }
 
-  highlight(ids) { this.hits = ids; this.markAll(); }
+  highlight(ids) {
+    this.hits = ids;
+    this.markAll();
+  }
 
   select(id, show = true) {
     this.selected = id;
@@ -153,7 +197,10 @@ class ModelMap {
     const { layout } = found.part;
     const middle = (at) => layout.spots[at].x + layout.spots[at].w / 2;
     const here = middle(found.at);
-    const nearest = (list) => list.filter((at) => !layout.entries[at].port).sort((a, b) => Math.abs(middle(a) - here) - Math.abs(middle(b) - here))[0];
+    const nearest = (list) =>
+      list
+        .filter((at) => !layout.entries[at].port)
+        .sort((a, b) => Math.abs(middle(a) - here) - Math.abs(middle(b) - here))[0];
     const row = layout.spots.map((spot, at) => at).filter((at) => layout.spots[at].y === found.spot.y);
     const ways = {
       ArrowUp: () => nearest(layout.edges.filter(([, b]) => b === found.at).map(([a]) => a)),

@@ -8,7 +8,13 @@ function memoryView(main) {
   const { buffers, intervals, live, peak } = data.arena;
   const total = buffers.reduce((sum, size) => sum + size, 0);
   main.append(el('h2', {}, 'The memory arena over time'));
-  main.append(el('p', { class: 'lead' }, `${many(buffers.length, 'buffer')} of ${bytes(total)} for a step of ${data.plan.steps.prefill.T} tokens hold ${many(intervals.length, 'value')}; at most ${bytes(peak)} are live at once. Across: the ${many(live.length, 'node')} of the schedule. Up: buffers, each as high as it is large.`));
+  main.append(
+    el(
+      'p',
+      { class: 'lead' },
+      `${many(buffers.length, 'buffer')} of ${bytes(total)} for a step of ${data.plan.steps.prefill.T} tokens hold ${many(intervals.length, 'value')}; at most ${bytes(peak)} are live at once. Across: the ${many(live.length, 'node')} of the schedule. Up: buffers, each as high as it is large.`,
+    ),
+  );
   if (!live.length) return;
   const arena = new Arena();
   main.append(arena.node, stateTable());
@@ -20,12 +26,39 @@ class Arena {
     this.from = 0;
     this.to = data.arena.live.length;
     this.at = data.arena.live.indexOf(data.arena.peak);
-    this.canvas = el('canvas', { tabindex: 0, role: 'img', 'aria-label': 'Buffers over the schedule. Left and right move the cursor, + and - zoom, 0 shows everything.' });
+    this.canvas = el('canvas', {
+      tabindex: 0,
+      role: 'img',
+      'aria-label':
+        'Buffers over the schedule. Left and right move the cursor, + and - zoom, 0 shows everything.',
+    });
     this.text = el('div', { class: 'now', 'aria-live': 'polite' });
-    const layers = [['', 'All layers'], ...data.plan.layers.map((_, layer) => [layerKey(layer), `Layer ${layer}`])];
-    const choose = el('select', { 'aria-label': 'Layer', onchange: (event) => this.showLayer(event.target.value) }, layers.map(([key, text]) => el('option', { value: key }, text)));
-    const colors = el('p', { class: 'legend' }, [['a', 'even layer'], ['b', 'odd layer'], ['c', 'outside of layers'], ['hit', 'live at the cursor']].map(([kind, text]) => [el('i', { class: `arena-${kind}` }), ` ${text} `]));
-    this.node = el('section', {}, el('div', { class: 'bar' }, choose, colors), el('div', { class: 'canvas' }, this.canvas), this.text);
+    const layers = [
+      ['', 'All layers'],
+      ...data.plan.layers.map((_, layer) => [layerKey(layer), `Layer ${layer}`]),
+    ];
+    const choose = el(
+      'select',
+      { 'aria-label': 'Layer', onchange: (event) => this.showLayer(event.target.value) },
+      layers.map(([key, text]) => el('option', { value: key }, text)),
+    );
+    const colors = el(
+      'p',
+      { class: 'legend' },
+      [
+        ['a', 'even layer'],
+        ['b', 'odd layer'],
+        ['c', 'outside of layers'],
+        ['hit', 'live at the cursor'],
+      ].map(([kind, text]) => [el('i', { class: `arena-${kind}` }), ` ${text} `]),
+    );
+    this.node = el(
+      'section',
+      {},
+      el('div', { class: 'bar' }, choose, colors),
+      el('div', { class: 'canvas' }, this.canvas),
+      this.text,
+    );
     this.rows = this.stack();
     this.layerAt = stages[LAST].nodes.map((id) => records[id].layer);
     this.listen();
@@ -34,13 +67,19 @@ class Arena {
 
   // Largest buffer at the bottom; a small one is still visible.
   stack() {
-    const order = data.arena.buffers.map((size, buffer) => ({ size, buffer })).sort((a, b) => b.size - a.size);
+    const order = data.arena.buffers
+      .map((size, buffer) => ({ size, buffer }))
+      .sort((a, b) => b.size - a.size);
     const least = 4;
     const total = order.reduce((sum, one) => sum + one.size, 0) || 1;
     const room = BAND - least * order.length;
     let y = CHART + 24 + BAND;
     const rows = [];
-    for (const { size, buffer } of order) { const h = least + (room * size) / total; y -= h; rows[buffer] = { y, h }; }
+    for (const { size, buffer } of order) {
+      const h = least + (room * size) / total;
+      y -= h;
+      rows[buffer] = { y, h };
+    }
     return rows;
   }
 
@@ -55,8 +94,12 @@ class Arena {
     this.draw();
   }
 
-  x(step) { return LEFT + ((step - this.from) / (this.to - this.from)) * (this.width - LEFT - 8); }
-  step(px) { return Math.floor(this.from + ((px - LEFT) / (this.width - LEFT - 8)) * (this.to - this.from)); }
+  x(step) {
+    return LEFT + ((step - this.from) / (this.to - this.from)) * (this.width - LEFT - 8);
+  }
+  step(px) {
+    return Math.floor(this.from + ((px - LEFT) / (this.width - LEFT - 8)) * (this.to - this.from));
+  }
 
   draw() {
     if (!this.width) return;
@@ -76,9 +119,16 @@ class Arena {
       const { y, h } = this.rows[one.buffer];
       const layer = this.layerAt[one.begin];
       const now = one.begin <= this.at && this.at <= one.end;
-      draw.fillStyle = color(now ? '--hit' : layer === null ? '--arena-c' : layer % 2 ? '--arena-b' : '--arena-a');
+      draw.fillStyle = color(
+        now ? '--hit' : layer === null ? '--arena-c' : layer % 2 ? '--arena-b' : '--arena-a',
+      );
       const filled = (h - 1) * Math.min(1, one.bytes / data.arena.buffers[one.buffer]);
-      draw.fillRect(this.x(one.begin), y + h - 1 - filled, Math.max(1, this.x(one.end + 1) - this.x(one.begin) - (this.to - this.from < 400 ? 1 : 0)), Math.max(1, filled));
+      draw.fillRect(
+        this.x(one.begin),
+        y + h - 1 - filled,
+        Math.max(1, this.x(one.end + 1) - this.x(one.begin) - (this.to - this.from < 400 ? 1 : 0)),
+        Math.max(1, filled),
+      );
     }
     draw.restore();
     this.drawAxes(draw, color);
@@ -113,7 +163,13 @@ class Arena {
     draw.textAlign = 'left';
     let last = -Infinity;
     this.layerAt.forEach((layer, step) => {
-      if (layer === null || this.layerAt.slice(Math.max(0, step - 6), step).includes(layer) || step < this.from || step > this.to) return;
+      if (
+        layer === null ||
+        this.layerAt.slice(Math.max(0, step - 6), step).includes(layer) ||
+        step < this.from ||
+        step > this.to
+      )
+        return;
       const x = this.x(step);
       if (x - last < 30) return;
       last = x;
@@ -136,15 +192,38 @@ class Arena {
     if (this.told === this.at) return;
     this.told = this.at;
     const id = stages[LAST].nodes[this.at];
-    const here = data.arena.intervals.filter((one) => one.begin <= this.at && this.at <= one.end).sort((a, b) => b.bytes - a.bytes);
-    const rows = here.slice(0, 12).map((one) => [valueLink(one.value), el('span', { class: 'sub' }, typeOf.get(one.value)), bytes(one.bytes), String(one.buffer), bytes(data.arena.buffers[one.buffer]), `${one.begin}-${one.end}`]);
+    const here = data.arena.intervals
+      .filter((one) => one.begin <= this.at && this.at <= one.end)
+      .sort((a, b) => b.bytes - a.bytes);
+    const rows = here
+      .slice(0, 12)
+      .map((one) => [
+        valueLink(one.value),
+        el('span', { class: 'sub' }, typeOf.get(one.value)),
+        bytes(one.bytes),
+        String(one.buffer),
+        bytes(data.arena.buffers[one.buffer]),
+        `${one.begin}-${one.end}`,
+      ]);
     this.text.replaceChildren(
-      el('h3', {}, `Node ${this.at}: `, valueLink(nameOf(id)), ` ${records[id].kind}`, el('small', {}, ` ${bytes(data.arena.live[this.at])} live in ${many(here.length, 'value')}`)),
+      el(
+        'h3',
+        {},
+        `Node ${this.at}: `,
+        valueLink(nameOf(id)),
+        ` ${records[id].kind}`,
+        el('small', {}, ` ${bytes(data.arena.live[this.at])} live in ${many(here.length, 'value')}`),
+      ),
       table(['live value', 'type', 'size', 'buffer', 'of', 'nodes'], rows, [2, 3, 4, 5]),
-      here.length > 12 ? el('p', { class: 'sub' }, `and ${here.length - 12} smaller ones`) : '');
+      here.length > 12 ? el('p', { class: 'sub' }, `and ${here.length - 12} smaller ones`) : '',
+    );
   }
 
-  move(to) { this.at = Math.min(data.arena.live.length - 1, Math.max(0, to)); this.keepInSight(); this.draw(); }
+  move(to) {
+    this.at = Math.min(data.arena.live.length - 1, Math.max(0, to));
+    this.keepInSight();
+    this.draw();
+  }
 
   keepInSight() {
     const span = this.to - this.from;
@@ -166,13 +245,19 @@ class Arena {
 
   showLayer(key) {
     const steps = this.layerAt.flatMap((layer, step) => (layerKey(layer) === key ? [step] : []));
-    if (steps.length) { this.range(Math.min(...steps), Math.max(...steps) + 1); this.at = Math.floor(this.from); } else this.range(0, Infinity);
+    if (steps.length) {
+      this.range(Math.min(...steps), Math.max(...steps) + 1);
+      this.at = Math.floor(this.from);
+    } else this.range(0, Infinity);
     this.draw();
   }
 
   listen() {
     const spot = (event) => event.clientX - this.canvas.getBoundingClientRect().left;
-    this.canvas.addEventListener('pointerdown', (event) => { this.drag = [spot(event), this.from]; this.canvas.setPointerCapture(event.pointerId); });
+    this.canvas.addEventListener('pointerdown', (event) => {
+      this.drag = [spot(event), this.from];
+      this.canvas.setPointerCapture(event.pointerId);
+    });
     this.canvas.addEventListener('pointermove', (event) => {
       if (!this.drag) return;
       const span = this.to - this.from;
@@ -185,14 +270,24 @@ class Arena {
       this.drag = null;
       if (still) this.move(this.step(spot(event)));
     });
-    this.canvas.addEventListener('wheel', (event) => { event.preventDefault(); this.zoom(Math.exp(-event.deltaY * 0.0016), this.step(spot(event))); }, { passive: false });
+    this.canvas.addEventListener(
+      'wheel',
+      (event) => {
+        event.preventDefault();
+        this.zoom(Math.exp(-event.deltaY * 0.0016), this.step(spot(event)));
+      },
+      { passive: false },
+    );
     this.canvas.addEventListener('keydown', (event) => {
       const step = event.shiftKey ? 20 : 1;
       if (event.key === 'ArrowRight') this.move(this.at + step);
       else if (event.key === 'ArrowLeft') this.move(this.at - step);
       else if (event.key === '+' || event.key === '=') this.zoom(1.5);
       else if (event.key === '-') this.zoom(1 / 1.5);
-      else if (event.key === '0') { this.range(0, Infinity); this.draw(); } else return;
+      else if (event.key === '0') {
+        this.range(0, Infinity);
+        this.draw();
+      } else return;
       event.preventDefault();
     });
   }
@@ -208,6 +303,21 @@ function stateTable() {
     sort.page += state.bytes_per_page;
     if (state.layer !== null) sort.layers.push(state.layer);
   }
-  const rows = [...sorts].map(([type, sort]) => [el('code', {}, type), count(sort.number), ranges(sort.layers), bytes(sort.slot), bytes(sort.page)]);
-  return el('section', {}, el('h3', {}, 'States: caches and partial rows'), table(['type', 'states', 'layers', 'per sequence', `per ${data.memory.page_tokens} tokens`], rows, [1, 3, 4]));
+  const rows = [...sorts].map(([type, sort]) => [
+    el('code', {}, type),
+    count(sort.number),
+    ranges(sort.layers),
+    bytes(sort.slot),
+    bytes(sort.page),
+  ]);
+  return el(
+    'section',
+    {},
+    el('h3', {}, 'States: caches and partial rows'),
+    table(
+      ['type', 'states', 'layers', 'per sequence', `per ${data.memory.page_tokens} tokens`],
+      rows,
+      [1, 3, 4],
+    ),
+  );
 }

@@ -3,7 +3,9 @@
 const data = JSON.parse(document.getElementById('data').textContent);
 const REFERENCE = 'reference';
 const { records, stages } = data;
-stages.forEach((stage, at) => { stage.nodes ??= stages[at - 1].nodes; });
+stages.forEach((stage, at) => {
+  stage.nodes ??= stages[at - 1].nodes;
+});
 const LAST = stages.length - 1;
 
 const nameOf = (id) => records[id].outputs[0][0];
@@ -64,12 +66,20 @@ const finalGraph = stageGraph(LAST);
 const placeOf = new Map(stages[LAST].nodes.map((id, place) => [id, place]));
 const finalIds = new Map(stages[LAST].nodes.map((id) => [nameOf(id), id]));
 const scheduled = (id) => (placeOf.has(id) ? data.schedule[placeOf.get(id)] : null);
-const runsOnKernel = (id) => { const impl = scheduled(id)?.impl; return Boolean(impl) && impl !== REFERENCE; };
+const runsOnKernel = (id) => {
+  const impl = scheduled(id)?.impl;
+  return Boolean(impl) && impl !== REFERENCE;
+};
 
 // Where a node of an earlier stage went: the node of the last stage that has it in its body.
 const ownerOf = new Map();
 for (const id of stages[LAST].nodes) {
-  const walk = (parts) => { for (const part of parts) { ownerOf.set(nameOf(part), id); walk(records[part].body); } };
+  const walk = (parts) => {
+    for (const part of parts) {
+      ownerOf.set(nameOf(part), id);
+      walk(records[part].body);
+    }
+  };
   walk(records[id].body);
 }
 
@@ -110,10 +120,13 @@ function stageDiff(index) {
   }
   const changedTo = new Set(changed.values());
   const diff = {
-    fused, partOf, changed,
+    fused,
+    partOf,
+    changed,
     added: added.filter((id) => !fused.has(id) && !changedTo.has(id)),
     removed: removed.filter((id) => !partOf.has(id) && !changed.has(id)),
-    changedTo, touched: new Set([...added, ...removed]),
+    changedTo,
+    touched: new Set([...added, ...removed]),
   };
   diffCache.set(index, diff);
   return diff;

@@ -14,18 +14,28 @@ class Picture {
     this.node = el('div', { class: 'pane' }, this.svg, this.buttons());
     this.pointers = new Map();
     this.listen();
-    this.watch = new ResizeObserver(() => { if (this.fitted) this.fit(...this.fitted); else this.apply(); });
+    this.watch = new ResizeObserver(() => {
+      if (this.fitted) this.fit(...this.fitted);
+      else this.apply();
+    });
     this.watch.observe(this.node);
   }
 
   buttons() {
-    const button = (text, label, onclick) => el('button', { type: 'button', title: label, 'aria-label': label, onclick }, text);
-    return el('div', { class: 'zoom' },
-      button('+', 'Zoom in', () => this.zoom(1.4)), button('−', 'Zoom out', () => this.zoom(1 / 1.4)),
-      button('⤢', 'Show everything', () => this.fit()));
+    const button = (text, label, onclick) =>
+      el('button', { type: 'button', title: label, 'aria-label': label, onclick }, text);
+    return el(
+      'div',
+      { class: 'zoom' },
+      button('+', 'Zoom in', () => this.zoom(1.4)),
+      button('−', 'Zoom out', () => this.zoom(1 / 1.4)),
+      button('⤢', 'Show everything', () => this.fit()),
+    );
   }
 
-  get size() { return { width: this.node.clientWidth || 800, height: this.node.clientHeight || 600 }; }
+  get size() {
+    return { width: this.node.clientWidth || 800, height: this.node.clientHeight || 600 };
+  }
 
   apply() {
     const { x, y, scale } = this.view;
@@ -44,8 +54,15 @@ class Picture {
   fit(box = { x: 0, y: 0, ...this.world }, least = MIN_SCALE) {
     this.fitted = [box, least];
     const { width, height } = this.size;
-    const scale = Math.min(1.1, Math.max(least, Math.min((width - 24) / box.width, (height - 24) / box.height)));
-    this.view = { scale, x: (width - box.width * scale) / 2 - box.x * scale, y: Math.max(12, (height - box.height * scale) / 2) - box.y * scale };
+    const scale = Math.min(
+      1.1,
+      Math.max(least, Math.min((width - 24) / box.width, (height - 24) / box.height)),
+    );
+    this.view = {
+      scale,
+      x: (width - box.width * scale) / 2 - box.x * scale,
+      y: Math.max(12, (height - box.height * scale) / 2) - box.y * scale,
+    };
     this.apply();
   }
 
@@ -75,12 +92,22 @@ class Picture {
 
   listen() {
     const area = this.svg;
-    const spot = (event) => { const box = area.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
-    area.addEventListener('wheel', (event) => {
-      event.preventDefault();
-      this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.04 : 0.0016)), ...spot(event));
-    }, { passive: false });
-    area.addEventListener('pointerdown', (event) => { this.pointers.set(event.pointerId, spot(event)); this.moved = 0; });
+    const spot = (event) => {
+      const box = area.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    };
+    area.addEventListener(
+      'wheel',
+      (event) => {
+        event.preventDefault();
+        this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.04 : 0.0016)), ...spot(event));
+      },
+      { passive: false },
+    );
+    area.addEventListener('pointerdown', (event) => {
+      this.pointers.set(event.pointerId, spot(event));
+      this.moved = 0;
+    });
     area.addEventListener('pointermove', (event) => {
       const from = this.pointers.get(event.pointerId);
       if (!from) return;
@@ -96,7 +123,8 @@ class Picture {
       }
       this.pointers.set(event.pointerId, to);
     });
-    for (const type of ['pointerup', 'pointercancel']) area.addEventListener(type, (event) => this.pointers.delete(event.pointerId));
+    for (const type of ['pointerup', 'pointercancel'])
+      area.addEventListener(type, (event) => this.pointers.delete(event.pointerId));
     area.addEventListener('keydown', (event) => this.key(event));
   }
 
@@ -107,8 +135,9 @@ class Picture {
     if (event.key === '+' || event.key === '=') this.zoom(1.4);
     else if (event.key === '-') this.zoom(1 / 1.4);
     else if (event.key === '0') this.fit();
-    else if (this.walk && !event.shiftKey && this.walk(event.key)) { /* the selection moved */ }
-    else if (moves[event.key]) this.pan(...moves[event.key]);
+    else if (this.walk && !event.shiftKey && this.walk(event.key)) {
+      /* the selection moved */
+    } else if (moves[event.key]) this.pan(...moves[event.key]);
     else return;
     event.preventDefault();
   }
@@ -116,18 +145,39 @@ class Picture {
 
 // The nodes and edges of a group; `mark` gives a class for a record, `choose` is called on a click.
 function drawGroup(layout, mark, choose) {
-  const edges = svg('g', { class: 'edges' }, layout.paths.map((d) => svg('path', { d })));
+  const edges = svg(
+    'g',
+    { class: 'edges' },
+    layout.paths.map((d) => svg('path', { d })),
+  );
   const nodes = layout.entries.map((entry, at) => {
     const { x, y, w, h } = layout.spots[at];
     if (entry.port) {
-      return svg('g', { class: 'port', transform: `translate(${x} ${y})` },
-        svg('rect', { width: w, height: h, rx: h / 2 }), svg('text', { x: w / 2, y: 18 }, '↓'), svg('text', { x: w / 2, y: 33 }, entry.name));
+      return svg(
+        'g',
+        { class: 'port', transform: `translate(${x} ${y})` },
+        svg('rect', { width: w, height: h, rx: h / 2 }),
+        svg('text', { x: w / 2, y: 18 }, '↓'),
+        svg('text', { x: w / 2, y: 33 }, entry.name),
+      );
     }
     const text = `${entry.kind}, ${nameOf(entry.id)}`;
-    return svg('g', { class: `node ${mark(entry.id)}`, transform: `translate(${x} ${y})`, 'data-id': entry.id, role: 'button', 'aria-label': text, onclick: () => choose(entry.id) },
-      svg('title', {}, text), svg('rect', { width: w, height: h, rx: 7 }),
-      svg('text', { class: 'kind', x: 11, y: 18 }, entry.kind), svg('text', { class: 'name', x: 11, y: 33 }, entry.name),
-      entry.badge && svg('text', { class: 'badge', x: w - 10, y: 17 }, entry.badge));
+    return svg(
+      'g',
+      {
+        class: `node ${mark(entry.id)}`,
+        transform: `translate(${x} ${y})`,
+        'data-id': entry.id,
+        role: 'button',
+        'aria-label': text,
+        onclick: () => choose(entry.id),
+      },
+      svg('title', {}, text),
+      svg('rect', { width: w, height: h, rx: 7 }),
+      svg('text', { class: 'kind', x: 11, y: 18 }, entry.kind),
+      svg('text', { class: 'name', x: 11, y: 33 }, entry.name),
+      entry.badge && svg('text', { class: 'badge', x: w - 10, y: 17 }, entry.badge),
+    );
   });
   return svg('g', { class: 'group' }, edges, nodes);
 }
@@ -140,7 +190,12 @@ function drawFar(layout, mark) {
     const kind = entry.port ? 'port' : `node ${mark(entry.id)}`;
     boxes.set(kind, `${boxes.get(kind) ?? ''}M${x.toFixed(0)} ${y.toFixed(0)}h${w}v${h}h${-w}z`);
   });
-  return svg('g', { class: 'far' }, svg('path', { class: 'edges', d: layout.paths.join('') }), [...boxes].map(([kind, d]) => svg('path', { class: kind, d })));
+  return svg(
+    'g',
+    { class: 'far' },
+    svg('path', { class: 'edges', d: layout.paths.join('') }),
+    [...boxes].map(([kind, d]) => svg('path', { class: kind, d })),
+  );
 }
 
 const sortOf = (id) => (runsOnKernel(id) ? 'kernel' : records[id].body.length ? 'fused' : '');

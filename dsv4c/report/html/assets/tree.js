@@ -12,7 +12,23 @@ function buildTree(holder) {
     }
     for (const [part, ids] of parts) {
       if (part) details.append(el('h4', {}, names[part] ?? part));
-      details.append(el('ul', {}, ids.map((id) => el('li', {}, link(nodeHref(nameOf(id)), nameOf(id).replace(/^L\d+\.(attn|ffn)\./, ''), { class: `leaf ${sortOf(id)}`, title: records[id].kind, 'data-node': nameOf(id) })))));
+      details.append(
+        el(
+          'ul',
+          {},
+          ids.map((id) =>
+            el(
+              'li',
+              {},
+              link(nodeHref(nameOf(id)), nameOf(id).replace(/^L\d+\.(attn|ffn)\./, ''), {
+                class: `leaf ${sortOf(id)}`,
+                title: records[id].kind,
+                'data-node': nameOf(id),
+              }),
+            ),
+          ),
+        ),
+      );
     }
   };
   for (const key of GROUPS) {
@@ -20,9 +36,27 @@ function buildTree(holder) {
     if (!ids.length) continue;
     const layer = layerNumber(key);
     const kind = layerKind(key);
-    const open = layer !== null && link(`#/graph/layer/${layer}`, 'show', { class: 'show', 'aria-label': `Show layer ${layer} in the graph` });
-    const details = el('details', { 'data-group': key }, el('summary', {}, el('span', {}, groupTitle(key)), kind && chip(kind.toUpperCase(), kind), open, el('small', {}, count(ids.length))));
-    details.addEventListener('toggle', () => { if (details.open && details.childElementCount === 1) fillGroup(details, key); });
+    const open =
+      layer !== null &&
+      link(`#/graph/layer/${layer}`, 'show', {
+        class: 'show',
+        'aria-label': `Show layer ${layer} in the graph`,
+      });
+    const details = el(
+      'details',
+      { 'data-group': key },
+      el(
+        'summary',
+        {},
+        el('span', {}, groupTitle(key)),
+        kind && chip(kind.toUpperCase(), kind),
+        open,
+        el('small', {}, count(ids.length)),
+      ),
+    );
+    details.addEventListener('toggle', () => {
+      if (details.open && details.childElementCount === 1) fillGroup(details, key);
+    });
     holder.append(details);
   }
 }
@@ -34,6 +68,7 @@ function markTree(key, name) {
   const details = document.querySelector(`#tree details[data-group="${CSS.escape(key)}"]`);
   if (!details) return;
   details.querySelector('summary').setAttribute('aria-current', 'true');
-  if (name && details.open) details.querySelector(`[data-node="${CSS.escape(name)}"]`)?.setAttribute('aria-current', 'true');
+  if (name && details.open)
+    details.querySelector(`[data-node="${CSS.escape(name)}"]`)?.setAttribute('aria-current', 'true');
   details.scrollIntoView({ block: 'nearest' });
 }

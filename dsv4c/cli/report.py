@@ -36,7 +36,9 @@ HELP = "Write all that is known about a plan into one file.\n\n\b\n" + "\n".join
     type=click.Path(dir_okay=False, path_type=Path),
     help="The file; by default report.html, and stdout for the other formats.",
 )
-@click.option("--format", "form", type=click.Choice(list(FORMATS)), default="html")
+@click.option(
+    "--format", "form", type=click.Choice(list(FORMATS)), default="html", show_default=True
+)
 @click.option(
     "--bench",
     metavar="FILE",

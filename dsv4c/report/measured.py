@@ -86,6 +86,9 @@ def measured_view(path: Path, kernels: Collection[str], target: str) -> Measured
         run = msgspec.convert(json.loads(path.read_bytes()), type=_Run)
         if not 0 < run.copy_rate < math.inf:
             raise ValueError(f"copy_rate {run.copy_rate}")
+        for one in run.results:
+            if not all(map(math.isfinite, (one.bytes, one.flops, _time(one)))):
+                raise ValueError(f"bytes, flops or us of {one.case}")
     except (OSError, ValueError) as error:
         raise DsvError(
             "DSV101",

@@ -52,7 +52,13 @@ def test_gates_that_have_no_ratio(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    ["[]", "{", '{"device": 1}', '{"device": "x", "torch": "y", "copy_rate": 0, "results": []}'],
+    [
+        "[]",
+        "{",
+        '{"device": 1}',
+        '{"device": "x", "torch": "y", "copy_rate": 0, "results": []}',
+        '{"device": "x", "torch": "y", "copy_rate": 1, "results": [{"case": "c", "kernel": "k", "us": NaN}]}',
+    ],
 )
 def test_what_is_no_result(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bench.json"

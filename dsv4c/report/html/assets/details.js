@@ -139,7 +139,8 @@ function costTable(got) {
 }
 
 function ruleSection(id) {
-  const remarks = [nameOf(id), ...records[id].body.map(nameOf)].flatMap((name) => remarksOf.get(name) ?? []);
+  const names = new Set([nameOf(id), ...records[id].body.map(nameOf)]);
+  const remarks = [...names].flatMap((name) => remarksOf.get(name) ?? []);
   if (!remarks.length) return null;
   return section(
     'Rules',

@@ -354,7 +354,8 @@ def _with_slope(gate: Gate, y: torch.Tensor, r: torch.Tensor, limit: torch.Tenso
     worst = float((off / limit).nan_to_num().max())
     small = dataclasses.replace(gate, slope=float(off.max()))
     l2 = torch.where(known, (y - r).norm(dim=-1) / square.sqrt(), 0.0)
-    ok = gate.ratio <= 1 and worst <= 1 and float(l2.max()) <= 5e-3
+    # p and the output are each rounded by at most u_bf16
+    ok = gate.ratio <= 1 and worst <= 1 and float(l2.max()) <= 2 * BF16_ROUNDING
     detail = f"slope at {worst:.2f} of its bound" + ("" if ok else f"; {gate.detail}")
     return dataclasses.replace(small, ok=ok, detail=detail, row_l2=float(l2.max()))
 

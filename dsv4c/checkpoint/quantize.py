@@ -23,7 +23,7 @@ import torch
 import dsv4c
 from dsv4c.checkpoint.conversion import Change, Conversion, Unit
 from dsv4c.checkpoint.description import check_description
-from dsv4c.checkpoint.files import inside
+from dsv4c.checkpoint.files import Unreadable, inside, open_regular
 from dsv4c.checkpoint.quantization_config import HF_QUANT_CONFIG, write_configs
 from dsv4c.checkpoint.reader import CONFIG, INDEX, Checkpoint
 from dsv4c.checkpoint.resume import Work, resumable_folder
@@ -48,6 +48,7 @@ ATTENTION_FORMATS: Mapping[str, Mapping[str, str]] = {
     "nvfp4": {"linear": "nvfp4"},
     "bf16": {"linear": "bf16", "projection": "bf16"},
 }
+_SIDE_FILES = (".json", ".txt", ".jinja", ".model")
 # What a kill can cost: the work since the last commit.
 _COMMIT_BYTES, _COMMIT_SECONDS = 256 << 20, 2.0
 
@@ -149,10 +150,15 @@ def _identity(source: Checkpoint, *options: str) -> dict[str, object]:
 def _copy_side_files(src: Path, dst: Path) -> None:
     """Everything but weights and configs: tokenizer, generation settings, texts."""
     skipped = (CONFIG, INDEX, HF_QUANT_CONFIG)
-    for file in sorted(src.iterdir()):
-        side = file.suffix in (".json", ".txt", ".jinja", ".model") and file.name not in skipped
-        if side and file.is_file():
-            shutil.copyfile(inside(src, file.name), dst / file.name)
+    for path in sorted(src.iterdir()):
+        if path.suffix not in _SIDE_FILES or path.name in skipped:
+            continue
+        try:
+            with open_regular(inside(src, path.name)) as file, (dst / path.name).open("wb") as copy:
+                shutil.copyfileobj(file, copy)
+        except Unreadable as error:
+            message, where = "a file beside the weights cannot be copied", str(path)
+            raise DsvError("DSV211", message, where=where, found=str(error)) from None
 
 
 def _run(

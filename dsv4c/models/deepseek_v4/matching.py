@@ -114,7 +114,7 @@ class Matcher:
         parts = {"weight": group[""]} if bare else group
         fmt = self._format(name, weight, parts)
         slices: list[TensorSlice] = []
-        shapes = weight_format(fmt).component_shapes(weight.shape)
+        shapes = self._shapes(fmt, parts["weight"], weight.shape)
         for tensor, shape in zip(self._components(fmt, parts), shapes, strict=True):
             rows, stored = None, shape
             if share is not None and len(shape) == len(weight.shape):
@@ -131,7 +131,8 @@ class Matcher:
         formats: dict[str, str] = {}
         stacks: list[list[TensorSlice]] = []
         before = len(self.problems)
-        for expert in range(weight.shape[0]):
+        # config.json may claim any number: beyond that of the tensors, one is missing for certain.
+        for expert in range(min(weight.shape[0], len(self.tensors) + 1)):
             try:
                 fmt, tensors = self._expert(name, weight, expert)
             except _Bad:
@@ -157,7 +158,7 @@ class Matcher:
             raise self._missing(name, weight, expert)
         fmt = self._format(name, weight, parts)
         tensors = self._components(fmt, parts)
-        shapes = weight_format(fmt).component_shapes(weight.shape[1:])
+        shapes = self._shapes(fmt, tensors[0], weight.shape[1:])
         for tensor, shape in zip(tensors, shapes, strict=True):
             self._require_shape(tensor, shape)
         return fmt, tensors
@@ -171,7 +172,7 @@ class Matcher:
             wide = "scale" in parts and self.tensors[parts["scale"]].dtype == "F32"
             fmt = "fp8_128_f32" if wide else "fp8_128"
         elif dtype in ("I8", "U8"):
-            fmt = "nvfp4" if "scale_2" in scales else "mxfp4"
+            fmt = self._four_bits(parts)
         else:
             fmt = _PLAIN_DTYPES.get(dtype, dtype)
         if fmt == "bf16" and weight.role == "f32":
@@ -184,6 +185,23 @@ class Matcher:
             part = min(needed - scales)
             raise self._missing(name, weight, self.keys[tensor].expert, part, fmt)
         return fmt
+
+    def _four_bits(self, parts: Mapping[str, str]) -> str:
+        """The format of packed codes: ModelOpt stores them as U8, DeepSeek as I8."""
+        if "scale_2" in parts:
+            return "nvfp4"
+        unsigned = self.tensors[parts["weight"]].dtype == "U8"
+        shared = "scale" in parts and self.tensors[parts["scale"]].dtype == "F8_E8M0"
+        return "nvfp4" if unsigned and not shared else "mxfp4"
+
+    def _shapes(self, fmt: str, tensor: str, shape: Shape) -> tuple[Shape, ...]:
+        """Shapes of the components of a weight."""
+        spec = weight_format(fmt)
+        if shape and shape[-1] % spec.block:
+            what = f"config.json has a size that a {fmt} weight cannot have"
+            expected = f"rows that are a multiple of {spec.block} long"
+            raise self._wrong(tensor, what, expected, f"shape {list(shape)}")
+        return spec.component_shapes(shape)
 
     def _components(self, fmt: str, parts: Mapping[str, str]) -> list[str]:
         """Tensors of a weight in the order of its format, with their dtypes checked."""

@@ -24,6 +24,7 @@ COMMANDS = {
     "inspect": "Look into a plan or a checkpoint.",
     "quantize": "Write a checkpoint with smaller weights.",
     "report": "Write a plan as one HTML page, or for other viewers.",
+    "repro": "Cut a kernel or node out of a plan, to run alone.",
     "run": "Evaluate a text, or check every node of a plan.",
     "synth": "Write a checkpoint with random weights.",
 }

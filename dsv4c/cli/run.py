@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 )
 @click.option("--limit", type=click.IntRange(1), help="Predict at most this many tokens.")
 @click.option("--check", is_flag=True, help="Compare every node with its float64 reference.")
+@click.option("--nan-guard", is_flag=True, help="Find the first node that makes NaN or infinity.")
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    default=Path("nan-guard"),
+    show_default=True,
+    help="With --nan-guard: folder for that node and its operands.",
+)
 @json_option
 @debug_option
 def command(
@@ -39,12 +47,15 @@ def command(
     window: int,
     limit: int | None,
     check: bool,
+    nan_guard: bool,
+    save: Path,
     as_json: bool,
 ) -> None:
     """Let PLAN predict a text and print the loss in nats per token.
 
     The text is cut into windows that are predicted independently. With --check, the first window
-    is run once instead, every node compared with its float64 reference on the same operands.
+    is run once instead, every node compared with its float64 reference on the same operands; with
+    --nan-guard it is run until a node makes a value that is not finite, and that node is saved.
     """
     import dsv4c
 
@@ -54,7 +65,11 @@ def command(
     ids = source.ids(loaded)
     if limit is not None:
         ids = ids[: limit + 1]
-    if check:
+    if check and nan_guard:
+        raise click.UsageError("Give one of --check and --nan-guard.")
+    if nan_guard:
+        _guard(loaded, ids[:window], save, as_json)
+    elif check:
         _check(loaded, ids[:window], as_json)
     else:
         _evaluate(loaded, ids, window, as_json)
@@ -87,6 +102,33 @@ def _check(plan: Plan, ids: list[int], as_json: bool) -> None:
             if first["ratio"] is None
             else f"ratio {first['ratio']:.3g}",
         )
+
+
+def _guard(plan: Plan, ids: list[int], save: Path, as_json: bool) -> None:
+    from dsv4c.report.guarded import guarded_view
+    from dsv4c.runtime.case import write_case
+    from dsv4c.runtime.guard import guard
+
+    found = guard(plan.session(max_sequences=1, max_tokens=len(ids)), ids)
+    document = guarded_view(found, save)
+    if as_json:
+        emit_json("run", {"plan": str(plan.path), "tokens": len(ids), **document})
+    if found is None:
+        if not as_json:
+            click.echo(f"{len(ids)} tokens, every value is finite")
+        return
+    write_case(save, plan, found.captured)
+    first = document["first"]
+    assert first is not None
+    raise DsvError(
+        "DSV502",
+        f"{first['count']} elements are not finite",
+        where=f"first: %{first['output']} of {first['kind']}, run by {first['impl']}, "
+        f"layer {first['layer']}, step {first['step']}, sequence {first['slot']}, "
+        f"position {first['position']}",
+        found=f"{first['value']} at {first['index']}",
+        hint=f"its operands are in {save}: python {save}/run.py runs the node alone",
+    )
 
 
 def _evaluate(plan: Plan, ids: list[int], window: int, as_json: bool) -> None:

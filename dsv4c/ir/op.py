@@ -85,6 +85,7 @@ class OpSpec:
         summed: if not empty, results are sums of products over this dim's elements; the reference
             on absolute values then bounds what rounding can do to each element.
         roundings: dependent fp32 steps between operands and results, where they are many (loops).
+        masked: results are -inf where there is nothing; elsewhere no op makes an infinity.
         check: further rule on operand types and attributes; returns what is wrong, or "".
     """
 
@@ -98,6 +99,7 @@ class OpSpec:
     traffic: CostRule = lambda dims, attrs: 0
     check: Callable[[Sequence[Type], Mapping[str, Attr]], str] = lambda types, attrs: ""
     summed: str = ""
+    masked: bool = False
     roundings: Callable[[Mapping[str, Attr]], int] = lambda attrs: 1
 
 

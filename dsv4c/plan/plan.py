@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import torch
 
 from dsv4c.errors import DsvError
-from dsv4c.ir.graph import Graph
+from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.types import CacheType, RowsType
 from dsv4c.ir.values import State, Weight
 from dsv4c.ir.verify import verify
@@ -20,7 +22,7 @@ from dsv4c.plan.read import read_plan
 from dsv4c.plan.read import schedule_of as schedule_of
 from dsv4c.plan.read import states_of as states_of
 from dsv4c.plan.weights import ReadWeights, read_weights
-from dsv4c.runtime.executor import REFERENCE, Executor
+from dsv4c.runtime.executor import REFERENCE, Executor, Packed
 from dsv4c.runtime.kernels import Kernel, KernelLibrary
 from dsv4c.runtime.memory import check_memory, session_bytes
 
@@ -135,13 +137,22 @@ class Plan:
             assert isinstance(type_, CacheType | RowsType)
             states[name] = State.allocate(type_, env, device)
         read = self._read_weights()
-        packed = packed_operands(self.manifest.kernels)
-        forms = {
-            node.name: [(one, read.packed[form_of(node.inputs, one)]) for one in packed[node.impl]]
-            for node in self.graph.nodes
-            if node.impl in packed
-        }
+        forms = {node.name: self.packed(node) for node in self.graph.nodes}
         return Executor(self.graph, read.weights, states, self.kernels(), forms)
+
+    def packed(self, node: Node) -> list[Packed]:
+        """The operands that a node's kernel takes packed, with their components."""
+        read = self._read_weights()
+        operands = packed_operands(self.manifest.kernels).get(node.impl, ())
+        return [(one, read.packed[form_of(node.inputs, one)]) for one in operands]
+
+    def reference(self) -> Plan:
+        """The same plan on the CPU, every node run by its reference."""
+        nodes = (replace(node, impl=REFERENCE) for node in self.graph.nodes)
+        read = msgspec.structs.replace(self.manifest, target="cpu", library=None)
+        plan = Plan(self.path, read, self.graph.with_nodes(nodes))
+        plan._unchecked = self._unchecked
+        return plan
 
     def session(self, max_sequences: int = 8, max_tokens: int = 2048) -> Session:
         """A session with room for `max_sequences` sequences of `max_tokens` tokens each.

@@ -226,7 +226,9 @@ class Explainer:
     def _weight(self, name: str, type_: WeightType) -> WeightDoc:
         users = self.index.users(name)
         manifest = self.subject.manifest
-        stored = manifest.weights[name].components if manifest is not None else []
+        stored = list(manifest.weights[name].components) if manifest is not None else []
+        packed = manifest.packed if manifest is not None else []
+        stored += [part for one in packed if name in one.weights for part in one.components]
         readers = [
             _part(part)
             for user in users

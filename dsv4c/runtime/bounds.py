@@ -19,7 +19,7 @@ import torch
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.interp import run_graph
 from dsv4c.ir.op import OPS, full_attrs
-from dsv4c.ir.types import CacheType
+from dsv4c.ir.types import CacheType, RowsType
 from dsv4c.ir.values import CONTEXTS, Operand, State, Weight
 
 ROUNDOFF = {"f32": 2.0**-24, "bf16": 2.0**-8, "f64": 2.0**-53}
@@ -59,12 +59,26 @@ def ratio(
         return math.inf
     if not r.numel():
         return 0.0
+    bound = bound_of(r, dtype, magnitude, terms, steps, fused)
+    return float(((y - r).abs() / bound)[~special].max()) if torch.any(~special) else 0.0
+
+
+def bound_of(
+    r: torch.Tensor,
+    dtype: str,
+    magnitude: torch.Tensor | None,
+    terms: int,
+    steps: int = 1,
+    fused: bool = False,
+) -> torch.Tensor:
+    """The largest error allowed per element of `r`, f64; arguments as of `ratio`."""
+    r = r.double()
     if magnitude is None:
-        magnitude = r.abs().masked_fill(special, 0).amax(-1, keepdim=True).expand_as(r)
+        finite = r.abs().masked_fill(~r.isfinite(), 0)
+        magnitude = finite.amax(-1, keepdim=True).expand_as(r) if r.numel() else finite
     inner = 4 * ROUNDOFF["f32"] * math.sqrt(terms or max(r.shape[-1], 1)) * steps
     inner += 2 * ROUNDOFF["bf16"] if fused and dtype == "bf16" else 0.0
-    bound = ROUNDOFF[dtype] * r.abs() + inner * magnitude.double().nan_to_num(0, 0, 0) + 1e-30
-    return float(((y - r).abs() / bound)[~special].max()) if torch.any(~special) else 0.0
+    return ROUNDOFF[dtype] * r.abs() + inner * magnitude.double().nan_to_num(0, 0, 0) + 1e-30
 
 
 class _Absolute(Weight):
@@ -156,10 +170,21 @@ def state_ratio(result: State, expected: State, fused: bool) -> float:
         index = pages[:, None] * layout.page + torch.arange(layout.page, device=y.device)
         y, r = layout.gather(y, index), layout.gather(r, index)
         if layout.format != "f32":
-            inner = 2 * ROUNDOFF["bf16"] if fused else 1e-5
-            bound = _STEPS[layout.format] * r.abs() + inner * r.abs().amax(-1, keepdim=True)
+            step, inner = state_bound(result.type, fused)
+            bound = step * r.abs() + inner * r.abs().amax(-1, keepdim=True)
             return float(((y - r).abs() / bound.clamp(min=1e-30)).nan_to_num(math.inf).max())
     return ratio(y, r, "f32", None, 0)
+
+
+def state_bound(type_: CacheType | RowsType, fused: bool) -> tuple[float, float]:
+    """What of a value's own magnitude, and what of its entry's largest, its error may be."""
+    if isinstance(type_, RowsType) or type_.layout.format == "f32":
+        return ROUNDOFF["f32"], 4 * ROUNDOFF["f32"] * math.sqrt(_width(type_))
+    return _STEPS[type_.layout.format], 2 * ROUNDOFF["bf16"] if fused else 1e-5
+
+
+def _width(type_: CacheType | RowsType) -> int:
+    return type_.width if isinstance(type_, RowsType) else type_.layout.width
 
 
 def only_ties(results: Sequence[Operand], expected: Sequence[Operand]) -> bool:

@@ -15,6 +15,8 @@ from dsv4c.ir.values import TORCH_DTYPES, Operand, State, Weight
 
 REFERENCE = "reference"
 Kernel = Callable[..., None]
+Packed = tuple[PackedOperand, Sequence[torch.Tensor]]
+"""Operands that a kernel takes packed, with the packed components."""
 
 
 class Watcher(Protocol):
@@ -31,6 +33,27 @@ def step_sizes(inputs: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """The run-time numbers of a step: T tokens, R rows of logits, S slots, P pages each."""
     slots, pages = inputs["block_table"].shape
     return {"T": len(inputs["ids"]), "R": len(inputs["out_rows"]), "S": slots, "P": pages}
+
+
+def kernel_arguments(operands: Sequence[Operand], packed: Sequence[Packed]) -> list[torch.Tensor]:
+    """What a kernel is given for operands: components of weights, buffers of states.
+
+    Args:
+        operands: of its node.
+        packed: operands that it takes packed, which stand at the place of the first of them.
+    """
+    arguments: list[torch.Tensor] = []
+    joined = {i for one, _ in packed for i in one.inputs}
+    heads = {one.inputs[0]: components for one, components in packed}
+    for i, operand in enumerate(operands):
+        if i in joined:
+            arguments += heads.get(i, ())
+        elif isinstance(operand, Weight):
+            arguments += operand.components
+        else:
+            value = operand.buffer if isinstance(operand, State) else operand
+            arguments.append(value.contiguous())
+    return arguments
 
 
 class Executor:
@@ -53,7 +76,7 @@ class Executor:
         weights: Mapping[str, Weight],
         states: Mapping[str, State],
         kernels: Mapping[str, Kernel],
-        packed: Mapping[str, Sequence[tuple[PackedOperand, Sequence[torch.Tensor]]]] | None = None,
+        packed: Mapping[str, Sequence[Packed]] | None = None,
     ) -> None:
         self.graph, self.states, self._kernels = graph, dict(states), kernels
         self._packed = packed or {}
@@ -118,22 +141,8 @@ class Executor:
     def _launch(
         self, node: Node, operands: Sequence[Operand], sizes: Mapping[str, int]
     ) -> tuple[Operand, ...]:
-        """Calling convention: operands (weights by component, states in place), then results.
-
-        Packed weights stand at the place of the first of them.
-        """
-        arguments: list[torch.Tensor] = []
-        packed = self._packed.get(node.name, ())
-        joined = {i for one, _ in packed for i in one.inputs}
-        heads = {one.inputs[0]: components for one, components in packed}
-        for i, operand in enumerate(operands):
-            if i in joined:
-                arguments += heads.get(i, ())
-            elif isinstance(operand, Weight):
-                arguments += operand.components
-            else:
-                value = operand.buffer if isinstance(operand, State) else operand
-                arguments.append(value.contiguous())
+        """Calling convention: operands (weights by component, states in place), then results."""
+        arguments = kernel_arguments(operands, self._packed.get(node.name, ()))
         states = iter([operand for operand in operands if isinstance(operand, State)])
         results: list[Operand] = []
         for value in node.outputs:

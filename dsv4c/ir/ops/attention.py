@@ -177,6 +177,7 @@ register(
         attrs={"scale": float},
         flops=lambda dims, attrs: 2.0 * dims["T"] * dims["H"] * dims["K"] * dims["c"],
         summed="c",
+        masked=True,
     )
 )
 

@@ -82,6 +82,7 @@ register(
         index_scores,
         attrs={"ratio": int, "page": int, "scale": float},
         summed="d",
+        masked=True,
         roundings=lambda attrs: 2,
         flops=lambda dims, attrs: (
             2.0 * dims["T"] * dims["P"] * dims["page"] * dims["h"] * (dims["d"] + 1)

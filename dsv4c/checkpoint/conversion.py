@@ -145,13 +145,9 @@ class Conversion:
         """Every tensor of the output."""
         headers: dict[str, Header] = {}
         for name, weight in self.weights.items():
-            fmt, source = self.formats[name], self.sources[name]
-            if not self.changes(name):
-                dtypes = [self.source.tensors[s[0].name].dtype for _, s in source.components]
-                headers |= official_tensors(name, weight, fmt, None if fmt == "f32" else dtypes)
-                continue
+            fmt = self.formats[name]
             headers |= official_tensors(name, weight, fmt)
-            if fmt == "nvfp4":
+            if fmt == "nvfp4" and self.changes(name):
                 experts = range(weight.shape[0]) if weight.role == "expert" else (None,)
                 for expert in experts:
                     input_scale = official_name(name, weight, fmt, "input_scale", expert)

@@ -9,6 +9,7 @@ import flavours
 import pytest
 import torch
 
+import dsv4c
 from dsv4c.checkpoint.description import check_description
 from dsv4c.checkpoint.quantize import quantize_checkpoint
 from dsv4c.checkpoint.reader import Checkpoint
@@ -72,3 +73,20 @@ def test_a_copy_has_official_names(tmp_path: Path) -> None:
     exact = flavours.random_tensors()
     assert tensors.keys() == exact.keys()
     assert all(torch.equal(tensors[name][1], exact[name][1]) for name in tensors)
+
+
+@pytest.mark.slow
+def test_every_flavour_runs(tmp_path: Path) -> None:
+    """The same model in six flavours: equal logits without rounding, near ones with it."""
+    logits: dict[str, torch.Tensor] = {}
+    for flavour, make in flavours.FLAVOURS.items():
+        folder, out = make(tmp_path / flavour), tmp_path / f"{flavour}-plan"
+        plan = dsv4c.compile(folder, out, dtype="float32", kv_cache="f32")
+        session = plan.session(max_sequences=1, max_tokens=64)
+        ids = list(range(2, 40))
+        logits[flavour] = session.prefill(session.open(), ids, return_logits="all")
+    exact = logits["bf16"]
+    assert torch.equal(logits["transformers"], exact)
+    for flavour, found in logits.items():
+        error = float((found - exact).norm() / exact.norm())
+        assert error < (0.04 if flavour == "everywhere" else 0.015), flavour

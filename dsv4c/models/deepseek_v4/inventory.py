@@ -6,7 +6,7 @@ stacked. The official inventory adds how DeepSeek stores them: names, dtypes, sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
@@ -126,21 +126,18 @@ def official_inventory(config: ModelConfig) -> dict[str, Header]:
     return inventory
 
 
-def official_tensors(
-    name: str, weight: LogicalWeight, fmt: str, dtypes: Sequence[str] | None = None
-) -> dict[str, Header]:
+def official_tensors(name: str, weight: LogicalWeight, fmt: str) -> dict[str, Header]:
     """Tensors that hold a logical weight in a format, named by `official_name`.
 
     Args:
         name: logical name.
         weight: what it is.
         fmt: format of the weight.
-        dtypes: safetensors dtype of each component, where they are not the official ones.
     """
     stacked = weight.role == "expert"
     experts = range(weight.shape[0]) if stacked else (None,)
     shapes = weight_format(fmt).component_shapes(weight.shape[1:] if stacked else weight.shape)
-    dtypes = dtypes or [known[0] for known in STORED_DTYPES[fmt]]
+    dtypes = [known[0] for known in STORED_DTYPES[fmt]]
     parts = zip(weight_format(fmt).component_names, dtypes, shapes, strict=True)
     headers = {part: Header(dtype, shape) for part, dtype, shape in parts}
     return {

@@ -190,9 +190,12 @@ class Matcher:
         """The format of packed codes: ModelOpt stores them as U8, DeepSeek as I8."""
         if "scale_2" in parts:
             return "nvfp4"
-        unsigned = self.tensors[parts["weight"]].dtype == "U8"
-        shared = "scale" in parts and self.tensors[parts["scale"]].dtype == "F8_E8M0"
-        return "nvfp4" if unsigned and not shared else "mxfp4"
+        codes = self.tensors[parts["weight"]].dtype
+        scale = self.tensors[parts["scale"]].dtype if "scale" in parts else ""
+        if scale == "F32":
+            what, expected = "packed codes have a scale of another format", "a scale of 8 bits"
+            raise self._wrong(parts["weight"], what, expected, f"{parts['scale']}, {scale}")
+        return "nvfp4" if codes == "U8" and scale != "F8_E8M0" else "mxfp4"
 
     def _shapes(self, fmt: str, tensor: str, shape: Shape) -> tuple[Shape, ...]:
         """Shapes of the components of a weight."""

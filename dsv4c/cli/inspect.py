@@ -16,6 +16,7 @@ VIEWS = {
     "kernels": "kernels by name with registers, spills and shared memory",
     "memory": "weights, and states per sequence and per page",
     "weights": "formats, shapes and the checkpoint tensors behind each weight",
+    "events": "what the compiler did when, and its phases",
 }
 HELP = "Look into a plan or a checkpoint folder.\n\n\b\n" + "\n".join(
     f"{name:<8}  {doc}" for name, doc in VIEWS.items()

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import click
 
 from dsv4c.cli.render import byte_count, heading, layer_list, pairs, table, warn
+from dsv4c.report.events import EventsView, events_view
 from dsv4c.report.ir import IrView, ir_view
 from dsv4c.report.kernels import KernelsView, KernelView, kernels_view
 from dsv4c.report.memory import MemoryView, memory_view
@@ -163,6 +164,20 @@ def _formats(formats: list[FormatView]) -> None:
     )
 
 
+def _events(view: EventsView) -> None:
+    table(
+        ("seconds", "event", "what"),
+        [
+            (one["seconds"], one["kind"], ", ".join(f"{k} {v}" for k, v in one["fields"].items()))
+            for one in view["events"]
+        ],
+    )
+    if view["phases"]:
+        heading("phases")
+        phases = [(one["phase"], one["seconds"]) for one in view["phases"]]
+        table(("phase", "seconds"), [*phases, ("total", sum(spent for _, spent in phases))])
+
+
 VIEWS: dict[
     str,
     View[SummaryView]
@@ -170,7 +185,8 @@ VIEWS: dict[
     | View[PassesView]
     | View[KernelsView]
     | View[MemoryView]
-    | View[WeightsView],
+    | View[WeightsView]
+    | View[EventsView],
 ] = {
     "summary": View(summary_view, _summary),
     "ir": View(lambda subject, selection: ir_view(subject.graph, selection), _ir),
@@ -181,4 +197,5 @@ VIEWS: dict[
     ),
     "memory": View(lambda subject, selection: memory_view(subject.graph, selection), _memory),
     "weights": View(lambda subject, selection: weights_view(subject.graph, selection), _weights),
+    "events": View(events_view, _events),
 }

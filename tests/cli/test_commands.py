@@ -259,3 +259,15 @@ def test_run_check_names_the_first_node_beyond_its_bound(
     assert "first: %L1.y of rope, run by rope_k, layer 1, step 1" in result.stderr
     assert told in result.stderr
     assert result.stdout.splitlines()[1].startswith("rope ")
+
+
+def test_inspect_events_add_up(plan: Path) -> None:
+    view = document("inspect", plan, "events")
+    kinds = {event["kind"] for event in view["events"]}
+    assert {"log", "phase_begin", "phase_end", "pass", "remark", "summary"} <= kinds
+    (summary,) = [event for event in view["events"] if event["kind"] == "summary"]
+    total = sum(phase["seconds"] for phase in view["phases"])
+    assert total == pytest.approx(summary["fields"]["seconds"], abs=1e-3)
+    chosen = document("inspect", plan, "events", "--node", "fuse_gather_gemm", "--layer", "1")
+    (event,) = chosen["events"]
+    assert (event["kind"], event["fields"]["node"]) == ("remark", "L1.attn.o")

@@ -33,7 +33,37 @@ def main() -> None:
     for kind, results in kinds.items():
         text = _put(text, f"gates {kind}", _gates(results))
         text = _put(text, f"times {kind}", _times(results, run["copy_rate"]))
+    text = _put(
+        text, "plan", _plan(json.loads((source.parent / "gpu_text.json").read_text("utf-8")))
+    )
     PAGE.write_text(text, encoding="utf-8")
+
+
+def _plan(found: Result) -> str:
+    """Figures of `scripts/gpu_text.py`: node checks, loss, and greedy text beside the CPU plan."""
+    greedy, fused = found["greedy"], found["worst_ratio"]
+    rows = [
+        ("nodes checked against fp64, and within their bound", f"{found['checked_nodes']:,}"),
+        *(
+            (f"worst error / bound of `{kind}`", f"{fused[kind]:.3f}")
+            for kind in fused
+            if "." in kind
+        ),
+        ("worst error / bound of any node", f"{max(fused.values()):.3f}"),
+        ("nats per token, GPU plan", f"{found['nats_per_token_gpu']:.4f}"),
+        ("nats per token, CPU plan", f"{found['nats_per_token_cpu']:.4f}"),
+        ("greedy choices compared", f"{greedy['positions']:.0f}"),
+        ("equal", f"{greedy['equal']:.0f}"),
+        (
+            "with a top-2 margin above the bound of 0.5, and of these equal",
+            f"{greedy['clear']:.0f}, {greedy['clear_equal']:.0f}",
+        ),
+        (
+            "largest margin of a choice that differs",
+            f"{greedy['largest_margin_of_a_difference']:.3f}",
+        ),
+    ]
+    return "\n".join(["| figure | value |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
 
 
 def _put(text: str, name: str, body: str) -> str:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsv4c.checkpoint.description import check_description
-from dsv4c.checkpoint.files import inside
 from dsv4c.checkpoint.reader import Checkpoint
 from dsv4c.checkpoint.synthetic import SyntheticCheckpoint
 from dsv4c.models.deepseek_v4.config import ModelConfig, load_config
 from dsv4c.models.deepseek_v4.names import Ledger, read_ledger
+from dsv4c.untrusted import inside
 
 _COPIED = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json")
 

@@ -16,12 +16,12 @@ from fnmatch import translate
 from pathlib import Path
 from typing import cast
 
-from dsv4c.checkpoint.files import Unreadable, inside, read_json
 from dsv4c.checkpoint.quantization_config import HF_QUANT_CONFIG
 from dsv4c.errors import DsvError
 from dsv4c.ir.weight_formats import FP8_BLOCK, NVFP4_BLOCK
 from dsv4c.models.deepseek_v4.fields import Fields
 from dsv4c.models.deepseek_v4.ledger import WeightSource
+from dsv4c.untrusted import Unreadable, inside, read_json
 
 CONFIG = "config.json"
 _FP8 = ("fp8_128", "fp8_128_f32")

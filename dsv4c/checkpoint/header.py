@@ -16,8 +16,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TypeGuard, cast
 
-from dsv4c.checkpoint.files import Unreadable, is_plain, open_regular, unique_names
 from dsv4c.errors import DsvError
+from dsv4c.untrusted import Unreadable, is_plain, open_regular, unique_names
 
 MAX_HEADER_BYTES = 100_000_000
 

@@ -23,7 +23,6 @@ import torch
 import dsv4c
 from dsv4c.checkpoint.conversion import Change, Conversion, Unit
 from dsv4c.checkpoint.description import check_description
-from dsv4c.checkpoint.files import Unreadable, inside, open_regular
 from dsv4c.checkpoint.quantization_config import HF_QUANT_CONFIG, write_configs
 from dsv4c.checkpoint.reader import CONFIG, INDEX, Checkpoint
 from dsv4c.checkpoint.resume import Work, resumable_folder
@@ -33,6 +32,7 @@ from dsv4c.ir.weight_formats import weight_format
 from dsv4c.models.deepseek_v4.config import load_config
 from dsv4c.models.deepseek_v4.inventory import logical_weights
 from dsv4c.models.deepseek_v4.names import read_ledger
+from dsv4c.untrusted import Unreadable, inside, open_regular
 
 Progress = Callable[[str, int, int], None]
 

@@ -17,12 +17,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from dsv4c.checkpoint.files import Stamp, Unreadable, inside, is_plain, open_regular, read_json
 from dsv4c.checkpoint.header import TensorInfo, read_header
 from dsv4c.errors import DsvError
 from dsv4c.ir.weight_checks import check_component
 from dsv4c.ir.weight_formats import Shape, weight_format
 from dsv4c.models.deepseek_v4.names import TensorSlice, WeightSource
+from dsv4c.untrusted import Stamp, Unreadable, inside, is_plain, open_regular, read_json
 
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"

@@ -132,7 +132,8 @@ def test_prune_keeps_what_can_be_used(cache: KernelCache, sources: dict[str, Ker
     store(cache, first(sources), **{"apache-tvm-ffi": "0.1.0"})
     for name, age in ((".killed.x1", 7200), (".writing.x2", 60)):
         (cache.kernels / name).mkdir()
-        os.utime(cache.kernels / name, (time.time() - age,) * 2)
+        moment = time.time() - age
+        os.utime(cache.kernels / name, (moment, moment))
     (cache.kernels / "damaged__0").mkdir()
     would = document("prune", "--dry-run")
     reasons = sorted(one["reason"] for one in would["removed"])

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from dsv4c.checkpoint.files import Unreadable, read_json
 from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.fields import Fields
+from dsv4c.untrusted import Unreadable, read_json
 
 ARCHITECTURE = "DeepseekV4ForCausalLM"
 MODEL_TYPE = "deepseek_v4"

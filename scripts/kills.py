@@ -51,6 +51,14 @@ def start(command: list[str]) -> int:
         os._exit(status)
 
 
+def kill(child: int) -> bool:
+    """SIGKILL a process and its children; False if it had ended by itself."""
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
+
+
 def finish(command: list[str]) -> None:
     """Run the command to its end; it must succeed."""
     _, status = os.waitpid(start(command), 0)
@@ -103,13 +111,12 @@ def main() -> int:
         seconds = min(seconds, time.perf_counter() - began)
     right, choose = digest(out, ignored), random.Random(given.seed)
     remove(out)
-    absent = whole = ended = 0
-    for _ in range(given.times):
+    killed = absent = 0
+    while killed < given.times:
         child = start(command)
         time.sleep(choose.uniform(0, seconds))
-        ended += os.waitpid(child, os.WNOHANG)[0] != 0 or _kill(child)
+        killed += kill(child)
         if out.exists():
-            whole += 1
             assert digest(out, ignored) == right, "a killed run left a part of the output"
         else:
             absent += 1
@@ -117,16 +124,9 @@ def main() -> int:
             assert digest(out, ignored) == right, "the run after a kill made something else"
         remove(out)
     left = {path.name for path in out.parent.iterdir()} - before
-    print(f"{given.times} kills in runs of {seconds:.1f} s: output absent {absent}, whole {whole}")
-    print(f"ended before the kill: {ended}; left beside the output: {sorted(left) or 'nothing'}")
+    print(f"{killed} kills in runs of {seconds:.1f} s: output absent {absent}, else whole")
+    print(f"left beside the output: {sorted(left) or 'nothing'}")
     return 0
-
-
-def _kill(child: int) -> bool:
-    """SIGKILL a child; whether it had ended by itself just before."""
-    os.killpg(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    return not os.WIFSIGNALED(status)
 
 
 if __name__ == "__main__":

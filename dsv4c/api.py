@@ -15,6 +15,7 @@ from dsv4c.codegen.cache import META, SOURCE, CacheEntry, KernelCache
 from dsv4c.codegen.kernel import KernelSource
 from dsv4c.codegen.link import link_library
 from dsv4c.codegen.lower import TARGETS, kernel_sources
+from dsv4c.edits import Edits, edited_sources, mark, options_of, read_ir
 from dsv4c.errors import DsvError
 from dsv4c.events import EventLog
 from dsv4c.ir.graph import Graph
@@ -49,6 +50,7 @@ def compile(
     *,
     jobs: int | None = None,
     frozen: bool | None = None,
+    edits: Edits | None = None,
 ) -> Plan:
     """Compile a checkpoint into a plan folder. Needs no GPU for any target.
 
@@ -62,19 +64,21 @@ def compile(
         progress: called with (phase, done, total).
         jobs: kernels compiled at once; the setting DSV4C_JOBS by default.
         frozen: fail instead of compiling a kernel that the cache lacks; DSV4C_FROZEN by default.
+        edits: an IR file to start from, which decides `kv_cache` and `dtype`, and edited kernels.
 
     Returns:
         The plan, loaded.
 
     Raises:
         DsvError: DSV101, DSV102 (arguments), DSV20x (config), DSV21x (checkpoint), DSV30x (not
-            supported), DSV40x (kernels), DSV603 (disk).
+            supported), DSV40x (kernels), DSV603 (disk); DSV22x (an IR file).
     """
     return compile_source(
         partial(read_source, Path(model)),
         *(Path(out), target, kv_cache, dtype, progress),
         jobs=jobs,
         frozen=frozen,
+        edits=edits,
     )
 
 
@@ -88,25 +92,32 @@ def compile_source(
     *,
     jobs: int | None = None,
     frozen: bool | None = None,
+    edits: Edits | None = None,
 ) -> Plan:
     """`compile`, of what `read` returns."""
-    options = _options(target, kv_cache, dtype)
+    options, edits = _options(target, kv_cache, dtype), edits or Edits()
     report = progress or (lambda phase, done, total: None)
     with replaced_folder(out) as work, EventLog(work / "events.jsonl") as log:
         with log.phase("read checkpoint"):
             source = read()
             ledger = source.ledger
-            check_supported(source.config, options)
+            if edits.ir is None:
+                check_supported(source.config, options)
         log.event(
             "ignored", tensors=len(ledger.ignored), reasons=sorted(set(ledger.ignored.values()))
         )
         with log.phase("build graph"):
-            graph = build_graph(source.config, ledger.weights, options)
+            if edits.ir is None:
+                graph = build_graph(source.config, ledger.weights, options)
+            else:
+                graph = read_ir(edits.ir, ledger.weights, target)
+                options = options_of(graph, options, source.config.sliding_window)
+        read_from = mark(edits, graph, log)
         with log.phase("passes"):
             passes = _run_passes(work, graph, target, options, log, report)
             graph = passes.graph
         with log.phase("kernels"):
-            kernels = _build(work, graph, target, jobs, frozen, log, report)
+            kernels = _build(work, graph, target, jobs, frozen, edits.kernels, log, report)
         with log.phase("weights"):
             operands = packed_operands(kernels)
             weights = write_weights(
@@ -139,6 +150,7 @@ def compile_source(
             packed=weights.packed,
             files=files,
             phases={name: round(seconds, 6) for name, seconds in log.summary()},
+            source_ir=read_from,
         )
         (work / MANIFEST).write_bytes(manifest.encode(made))
     return Plan(out, made, graph)
@@ -168,9 +180,12 @@ def _run_passes(
     work: Path, graph: Graph, target: str, options: BuildOptions, log: EventLog, report: Progress
 ) -> _Passes:
     (work / "ir").mkdir()
-    (work / "ir" / "00_model.ir").write_text(show(graph), encoding="utf-8")
+    first, nodes = f"ir/00_{graph.stage}.ir", len(graph.nodes)
+    (work / first).write_text(show(graph), encoding="utf-8")
     entries: list[manifest.Pass] = []
-    passes = pipeline(target, largest_step(options.chunk))
+    passes = pipeline(target, largest_step(options.chunk), graph.stage)
+    if not passes:
+        entries.append(manifest.Pass(0, "none", False, nodes, nodes, 0.0, 0, 0, first))
 
     def observe(record: PassRecord) -> None:
         name = f"ir/{record.index:02d}_{record.name}.ir" if record.modified else None
@@ -203,13 +218,16 @@ def _build(
     target: str,
     jobs: int | None,
     frozen: bool | None,
+    edited: Path | None,
     log: EventLog,
     report: Progress,
 ) -> list[manifest.Kernel]:
     """Compile and link the kernels of a lowered graph into the plan."""
-    if target == "cpu":
-        return []
-    sources = kernel_sources(graph, target)
+    sources = kernel_sources(graph, target) if target != "cpu" else {}
+    changed = edited_sources(sources, edited) if edited is not None else {}
+    sources |= changed
+    for name in changed:
+        log.event("hand_edited", name=name)
     done: list[str] = []
 
     def built(name: str, status: str, seconds: float) -> None:
@@ -229,12 +247,14 @@ def _build(
         link_library([entry.object for entry in entries], work / LIBRARY)
     users = {name: [node.name for node in graph.nodes if node.impl == name] for name in sources}
     return [
-        _kernel(source, entry, users[source.name])
+        _kernel(source, entry, users[source.name], source.name in changed)
         for source, entry in zip(sources.values(), entries, strict=True)
     ]
 
 
-def _kernel(source: KernelSource, entry: CacheEntry, nodes: list[str]) -> manifest.Kernel:
+def _kernel(
+    source: KernelSource, entry: CacheEntry, nodes: list[str], hand_edited: bool
+) -> manifest.Kernel:
     resources = entry.resources
     return manifest.Kernel(
         source.name,
@@ -247,6 +267,7 @@ def _kernel(source: KernelSource, entry: CacheEntry, nodes: list[str]) -> manife
         resources.spills,
         resources.smem,
         [manifest.PackedOperand(list(one.inputs), one.packing) for one in source.packed],
+        hand_edited,
     )
 
 

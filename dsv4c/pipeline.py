@@ -24,25 +24,29 @@ def largest_step(chunk: int) -> dict[str, int]:
     return {"T": chunk, "R": chunk, "S": 8, "P": 16, "N": 128}
 
 
-def pipeline(target: str, env: Mapping[str, int]) -> tuple[Pass, ...]:
+def pipeline(target: str, env: Mapping[str, int], start: str = "model") -> tuple[Pass, ...]:
     """Passes in order.
 
     Args:
         target: `cpu`, `sm_90a` or `sm_100a`.
         env: the largest step, for the sizes of buffers.
+        start: stage of the graph that they are given. At `fused` there may be places left to fuse;
+            a graph is not lowered or planned twice.
     """
-    return (
-        # stage model: one spelling, nothing twice, nothing unused
-        Canonicalize(),
-        CommonSubexpressions(),
-        DeadCode(),
-        # stage fused
-        FuseQnormRopeQuant(),  # q norm + RoPE; kv norm + RoPE + quantise + window insert
-        FuseGatherGemm(),  # gather + QK^T + softmax with sink + PV
-        FuseInverseRopeWoA(),  # inverse RoPE + grouped wo_a
-        DeadCode(),
-        # stage lowered: a template for each fused node
-        Lower(target),
-        # stage planned: buffers
-        AssignBuffers(env),
-    )
+    stages: dict[str, tuple[Pass, ...]] = {
+        # one spelling, nothing twice, nothing unused
+        "model": (Canonicalize(), CommonSubexpressions(), DeadCode()),
+        "fused": (
+            FuseQnormRopeQuant(),  # q norm + RoPE; kv norm + RoPE + quantise + window insert
+            FuseGatherGemm(),  # gather + QK^T + softmax with sink + PV
+            FuseInverseRopeWoA(),  # inverse RoPE + grouped wo_a
+            DeadCode(),
+        ),
+        # a template for each fused node
+        "lowered": (Lower(target),),
+        # buffers
+        "planned": (AssignBuffers(env),),
+    }
+    names = list(stages)
+    first = names.index(start) + (start in ("lowered", "planned"))
+    return tuple(one for name in names[first:] for one in stages[name])

@@ -37,6 +37,20 @@ if TYPE_CHECKING:
     help="Type of the activations.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Kernels compiled at the same time.")
+@click.option(
+    "--from",
+    "ir_file",
+    metavar="FILE.ir",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Start from this graph: an edited file of a plan's ir folder.",
+)
+@click.option(
+    "--kernels",
+    "kernel_folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Take edited kernels from here: a plan's kernels folder.",
+)
 @click.option("--frozen", is_flag=True, help="Fail where a kernel is not in the cache.")
 @json_option
 @debug_option
@@ -49,15 +63,23 @@ def command(
     kv_cache: str,
     dtype: str,
     jobs: int | None,
+    ir_file: Path | None,
+    kernel_folder: Path | None,
     frozen: bool,
     as_json: bool,
 ) -> None:
     """Compile the checkpoint folder MODEL into a plan.
 
     Prints which fusions happened, which kernels were generated, and where the time went. An
-    existing plan at the same place is replaced when the new one is whole.
+    existing plan at the same place is replaced when the new one is whole. What was edited by hand
+    is marked in the manifest.
     """
+    given = [name for name in ("kv_cache", "dtype") if _given(ctx, name)]
+    if ir_file is not None and given:
+        option = given[0].replace("_", "-")
+        raise click.UsageError(f"--{option} does not go with --from: the file decides it.")
     from dsv4c import api
+    from dsv4c.edits import Edits
     from dsv4c.report.compiled import compiled
 
     with progress(not as_json) as report:
@@ -70,6 +92,7 @@ def command(
             progress=report,
             jobs=jobs,
             frozen=frozen or None,
+            edits=Edits(ir_file, kernel_folder),
         )
     document = compiled(
         plan, time.perf_counter() - ctx.find_root().ensure_object(Invocation).started
@@ -80,8 +103,16 @@ def command(
         _print(document)
 
 
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
+
+
 def _print(document: Compiled) -> None:
     click.echo(f"{document['plan']}: {document['model']} for {document['target']}")
+    if document["source_ir"] is not None:
+        click.echo(f"compiled from {document['source_ir']}")
+    if document["hand_edited"]:
+        click.echo(f"edited by hand: {', '.join(document['hand_edited'])}")
     heading("fusions")
     table(
         ("rule", "applied", "refused"),

@@ -38,6 +38,8 @@ def _summary(view: SummaryView) -> None:
         {
             "what": f"{view['kind']} of {view['model']}",
             "target": view["target"],
+            **({"compiled from": view["source_ir"]} if view["source_ir"] else {}),
+            **({"edited by hand": ", ".join(view["hand_edited"])} if view["hand_edited"] else {}),
             "layers": view["layers"],
             "nodes": view["nodes"],
             "fused nodes": view["fused_nodes"],

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from dsv4c.codegen.kernel import KernelSource, NodeFacts, Refusal, ValueFacts, family, kinds
 from dsv4c.codegen.render import render
+from dsv4c.errors import DsvError
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.types import CacheType, Dims, RowsType, TensorType, Type
 from dsv4c.ir.weight_formats import FORMATS
@@ -58,7 +59,15 @@ def kernel_sources(graph: Graph, target: str) -> dict[str, KernelSource]:
             f"%{node.name} ({', '.join(node.origin.tensors) or 'no weights'})" for node in nodes
         ]
         source = _choose(nodes[0], graph, target, provenance)
-        assert isinstance(source, KernelSource), source
+        if not isinstance(source, KernelSource) or source.name != name:
+            raise DsvError(
+                "DSV303",
+                "no template makes the kernel that a node names",
+                where=f"%{nodes[0].name}",
+                expected=source.name if isinstance(source, KernelSource) else source.reason,
+                found=name,
+                hint="start from a file of stage fused to have kernels chosen anew",
+            )
         sources[name] = source
     return sources
 
@@ -66,7 +75,7 @@ def kernel_sources(graph: Graph, target: str) -> dict[str, KernelSource]:
 def _choose(
     node: Node, graph: Graph, target: str, provenance: list[str] | None = None
 ) -> KernelSource | Refusal:
-    kind = str(node.attrs["kind"])
+    kind = str(node.attrs.get("kind", node.op))
     if kind not in kinds():
         return Refusal(f"there is no template for {kind}")
     params = family(kind).select(node_facts(node, graph.types), target)

@@ -113,6 +113,14 @@ class Pass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ir: str | None
 
 
+class SourceIr(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The IR file that a plan was compiled from, instead of the model's own graph."""
+
+    file: str
+    sha256: str
+    stage: str
+
+
 class Manifest(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
 ):
@@ -137,6 +145,7 @@ class Manifest(
     packed: list[Packed] = []
     files: dict[str, str]
     phases: dict[str, float]
+    source_ir: SourceIr | None = None
 
 
 def components(manifest: Manifest) -> list[Component]:

@@ -10,6 +10,7 @@ from dsv4c.report.passes import RuleView, passes_view
 from dsv4c.report.selection import Selection
 
 if TYPE_CHECKING:
+    from dsv4c.plan.manifest import Manifest
     from dsv4c.plan.plan import Plan
 
 EVERYTHING = Selection()
@@ -30,11 +31,19 @@ class Compiled(TypedDict):
     plan: str
     model: str
     target: str
+    source_ir: str | None
+    hand_edited: list[str]
     rules: list[RuleView]
     kernels: list[BuiltKernel]
     reference_nodes: int
     phases: list[Phase]
     seconds: float
+
+
+def source_ir(manifest: Manifest) -> str | None:
+    """The IR file that a plan was compiled from, with its stage."""
+    found = manifest.source_ir
+    return f"{found.file} (stage {found.stage})" if found is not None else None
 
 
 def compiled(plan: Plan, seconds: float) -> Compiled:
@@ -55,6 +64,8 @@ def compiled(plan: Plan, seconds: float) -> Compiled:
         "plan": str(plan.path),
         "model": plan.manifest.model.name,
         "target": plan.target,
+        "source_ir": source_ir(plan.manifest),
+        "hand_edited": [kernel.name for kernel in plan.manifest.kernels if kernel.hand_edited],
         "rules": passes_view(events, EVERYTHING)["rules"],
         "kernels": [BuiltKernel(**one, status=status[one["name"]]) for one in view["kernels"]],
         "reference_nodes": view["reference_nodes"],

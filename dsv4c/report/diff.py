@@ -110,6 +110,8 @@ def _facts(subject: Subject) -> dict[str, str | int | float | None]:
     read = subject.manifest
     if read is None:
         return facts
+    if read.source_ir is not None:
+        facts["IR file"] = f"{read.source_ir.file} {read.source_ir.sha256[:12]}"
     facts |= {"dsv4c": read.dsv4c, "config.json": read.model.config_sha256[:12]}
     facts |= {
         f"option {name}": getattr(read.options, name) for name in read.options.__struct_fields__

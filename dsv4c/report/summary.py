@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from dsv4c.report.compiled import source_ir
 from dsv4c.report.kernels import kernels_view
 from dsv4c.report.memory import memory_view
 from dsv4c.report.passes import RuleView, passes_view
@@ -16,6 +17,8 @@ class SummaryView(TypedDict):
     kind: str
     model: str
     target: str
+    source_ir: str | None
+    hand_edited: list[str]
     stage: str
     layers: int
     nodes: int
@@ -42,6 +45,8 @@ def summary_view(subject: Subject, selection: Selection) -> SummaryView:
         "kind": subject.kind,
         "model": subject.model,
         "target": subject.target,
+        "source_ir": source_ir(subject.manifest) if subject.manifest is not None else None,
+        "hand_edited": [name for name, made in subject.kernels.items() if made.hand_edited],
         "stage": subject.graph.stage,
         "layers": len({node.origin.layer for node in nodes} - {None}),
         "nodes": len(nodes),

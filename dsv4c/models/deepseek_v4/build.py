@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dsv4c.models.deepseek_v4.names import WeightSource
 
 PAGE_TOKENS = 128
+STEP_INPUTS = ("ids", "pos", "slot", "start", "block_table", "out_rows")
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ def _run_passes(
     work: Path, graph: Graph, target: str, options: BuildOptions, log: EventLog, report: Progress
 ) -> _Passes:
     (work / "ir").mkdir()
-    first, nodes = f"ir/00_{graph.stage}.ir", len(graph.nodes)
+    first, nodes = "ir/00_model.ir", len(graph.nodes)
     (work / first).write_text(show(graph), encoding="utf-8")
     entries: list[manifest.Pass] = []
     passes = pipeline(target, largest_step(options.chunk), graph.stage)

@@ -190,7 +190,8 @@ def _run_passes(
     def observe(record: PassRecord) -> None:
         name = f"ir/{record.index:02d}_{record.name}.ir" if record.modified else None
         if name is not None:
-            (work / name).write_text(show(record.graph), encoding="utf-8")
+            with log.phase("write ir"):
+                (work / name).write_text(show(record.graph), encoding="utf-8")
         record_pass(log, record)
         counts = [remark.status for remark in record.remarks]
         entries.append(

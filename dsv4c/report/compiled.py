@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TypedDict
 
 from dsv4c.events import read_events
@@ -40,6 +41,17 @@ class Compiled(TypedDict):
     seconds: float
 
 
+def _phases(manifest: Manifest) -> Iterator[Phase]:
+    """The phases with each pass for itself, verifying included; they add up to the same."""
+    for name, seconds in manifest.phases.items():
+        rest = seconds
+        if name == "passes":
+            for one in manifest.passes:
+                yield Phase(phase=f"pass {one.index:02} {one.name}", seconds=one.seconds)
+                rest -= one.seconds
+        yield Phase(phase="passes, the rest" if name == "passes" else name, seconds=rest)
+
+
 def source_ir(manifest: Manifest) -> str | None:
     """The IR file that a plan was compiled from, with its stage."""
     found = manifest.source_ir
@@ -53,7 +65,7 @@ def compiled(plan: Plan, seconds: float) -> Compiled:
         plan: fresh from `dsv4c.compile`.
         seconds: wall clock of the whole command. What the plan's own clock does not cover
             (imports, the final rename) becomes the phase `start and end`, so that the phases add
-            up to it.
+            up to it. The phase of the passes is told pass by pass.
     """
     events = read_events(plan.path / "events.jsonl")
     made = {kernel.name: kernel for kernel in plan.manifest.kernels}
@@ -70,7 +82,7 @@ def compiled(plan: Plan, seconds: float) -> Compiled:
         "kernels": [BuiltKernel(**one, status=status[one["name"]]) for one in view["kernels"]],
         "reference_nodes": view["reference_nodes"],
         "phases": [
-            *(Phase(phase=name, seconds=spent) for name, spent in phases.items()),
+            *_phases(plan.manifest),
             Phase(phase="start and end", seconds=seconds - sum(phases.values())),
         ],
         "seconds": seconds,

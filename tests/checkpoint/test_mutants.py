@@ -20,7 +20,7 @@ from dsv4c.models.deepseek_v4.config import load_config
 from dsv4c.models.deepseek_v4.names import read_ledger
 
 # Of about 10,000: every so manieth, beginning at another one in each flavour.
-EVERY = 61
+EVERY = 71
 
 
 @pytest.fixture
@@ -46,4 +46,4 @@ def test_a_sample_of_the_mutants(flavour: str, first: int, tmp_path: Path) -> No
         verdict = judge(flavour, folder, digest, mutant, tmp_path / "work")
         assert verdict.outcome != "bad", (mutant.kind, mutant.what, verdict.text)
         outcomes[verdict.outcome] += 1
-    assert outcomes["refused"] >= 15
+    assert outcomes["refused"] >= 12

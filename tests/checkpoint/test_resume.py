@@ -121,13 +121,13 @@ def test_quantize_goes_on(
         quantize_checkpoint(checkpoint, tmp_path / "out", jobs=1)
     assert not (tmp_path / "out").exists()
     committed = len((tmp_path / ".out.partial" / "journal.jsonl").read_text().splitlines())
-    assert 30 <= committed <= 39
-    total = len(ran[:committed])
+    # The worker may be past the interrupted unit before the main thread hears of it.
+    assert 30 <= committed <= len(ran) - 1
     ran.clear()
     fail_at(-1)
     report = quantize_checkpoint(checkpoint, tmp_path / "out", jobs=1)
     assert (
-        len(ran) + total == sum(one.matrices for one in expected.classes) - 9
+        len(ran) + committed == sum(one.matrices for one in expected.classes) - 9
     )  # w1 and w3 are one
     assert report == expected
     assert names(tmp_path / "out") == names(tmp_path / "whole")

@@ -11,14 +11,12 @@ from functools import cached_property
 
 from dsv4c import templates
 from dsv4c.errors import CODES, DsvError
-from dsv4c.ir.graph import Graph, Node
-from dsv4c.ir.text import show_node
+from dsv4c.ir.graph import Node
 from dsv4c.ir.types import CacheType, RowsType, WeightType
 from dsv4c.report.explained import (
     BufferDoc,
     CodeDoc,
     Document,
-    GoneDoc,
     InputDoc,
     KernelDoc,
     NodeDoc,
@@ -29,7 +27,8 @@ from dsv4c.report.explained import (
     TemplateView,
     WeightDoc,
 )
-from dsv4c.report.passes import PassesView, RemarkView, passes_view
+from dsv4c.report.gone import about, gone_doc
+from dsv4c.report.passes import PassesView, passes_view
 from dsv4c.report.provenance import Provenance
 from dsv4c.report.rules import rule_doc, rule_names, template_doc
 from dsv4c.report.selection import Selection, layer_of
@@ -90,7 +89,7 @@ class Explainer:
             self._buffer,
             lambda name: rule_doc(name, self.passes),
             lambda name: template_doc(name, self.graph, self.passes["remarks"]),
-            self._gone,
+            lambda name: gone_doc(name, self.subject.snapshots(), self.passes["remarks"]),
         )
         for look in lookups:
             if (found := look(what)) is not None:
@@ -124,7 +123,7 @@ class Explainer:
                 }
                 for value, buffer in zip(node.outputs, buffers, strict=True)
             ],
-            "remarks": [one for one in self.passes["remarks"] if _about(one, names)],
+            "remarks": [one for one in self.passes["remarks"] if about(one, names)],
             "templates": self._templates(node),
         }
 
@@ -271,25 +270,6 @@ class Explainer:
             ],
         }
 
-    def _gone(self, name: str) -> GoneDoc | None:
-        """A value that an earlier stage had."""
-        steps = self.subject.snapshots()
-        having = [i for i, one in enumerate(steps) if one.defines(name)]
-        if not having or having[-1] + 1 == len(steps):
-            return None
-        before, after = steps[having[-1]], steps[having[-1] + 1]
-        node = Provenance(before.graph).holders.get(name)
-        now = _replacement(name, before.graph, after.graph)
-        return {
-            "kind": "gone",
-            "name": name,
-            "text": show_node(node, before.graph) if node is not None else "",
-            "first_seen": steps[having[0]].name,
-            "removed_by": after.name,
-            "replaced_by": now,
-            "remarks": [one for one in self.passes["remarks"] if _about(one, {name, now or name})],
-        }
-
     def _unknown(self, what: str) -> DsvError:
         from difflib import get_close_matches
 
@@ -316,18 +296,3 @@ class Explainer:
 
 def _part(node: Node) -> Part:
     return {"name": node.name, "kind": node.kind, "tensors": list(node.origin.tensors)}
-
-
-def _about(remark: RemarkView, names: set[str]) -> bool:
-    """Whether a remark is on one of these values, or its reason names one."""
-    mentioned = re.findall(r"%([\w.]+\w)", remark["text"])
-    return remark["node"] in names or not names.isdisjoint(mentioned)
-
-
-def _replacement(name: str, before: Graph, after: Graph) -> str | None:
-    """What the readers of a value read after the pass that removed it."""
-    for reader in before.consumers.get(name, ()):
-        now = after.producers.get(reader.name)
-        if now is not None and len(now.inputs) == len(reader.inputs):
-            return now.inputs[reader.inputs.index(name)]
-    return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import torch
@@ -22,7 +22,7 @@ from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.types import TensorType
 from dsv4c.ir.values import Operand, State, Weight
 from dsv4c.runtime.batch import Rows
-from dsv4c.runtime.bounds import magnitude_of, ratio, state_ratio, steps_of
+from dsv4c.runtime.bounds import magnitude_of, only_ties, ratio, state_ratio, steps_of
 from dsv4c.runtime.executor import Executor, step_sizes
 from dsv4c.runtime.session import Session
 
@@ -173,16 +173,24 @@ class _Lockstep:
         operands = [self._operand(value) for value in node.inputs]
         results = side.executor.run(node, operands, side.sizes)
         chain = side.since(node, self.common)
+        tied = node.op == "route_learned" and self._only_ties(node, results)
         found: list[Compared] = []
         for value, result in zip(node.outputs, results, strict=True):
             if value in self.common:
-                found.append(self._compare(node, value, result, operands, chain))
+                one = self._compare(node, value, result, operands, chain)
+                found.append(replace(one, ratio=0.0) if tied else one)
                 if not found[-1].ok:
                     return found
             if value not in self.common or isinstance(result, State):
                 side.values[value] = result
         self._read(side, (*node.inputs, *node.outputs))
         return found
+
+    def _only_ties(self, node: Node, results: Sequence[Operand]) -> bool:
+        """Whether two routings chose differently between equal experts, and nothing else."""
+        others = [self.a.values.get(value) for value in node.outputs]
+        moved = [one.to(self.b.device) for one in others if isinstance(one, torch.Tensor)]
+        return len(moved) == len(results) and only_ties(results, moved)
 
     def _operand(self, value: str) -> Operand:
         """A's value where A makes it too; states and weights are B's own."""

@@ -26,7 +26,7 @@ from dsv4c.passes.base import PassRecord, run_passes
 from dsv4c.pipeline import largest_step, pipeline
 from dsv4c.plan import manifest
 from dsv4c.plan.files import MANIFEST, replaced_folder, sha256
-from dsv4c.plan.forms import packed_operands
+from dsv4c.plan.forms import forms, packed_operands
 from dsv4c.plan.plan import Plan
 from dsv4c.plan.read import schedule_of, states_of
 from dsv4c.plan.weights import write_weights
@@ -119,11 +119,10 @@ def compile_source(
         with log.phase("kernels"):
             kernels = _build(work, graph, target, jobs, frozen, edits.kernels, log, report)
         with log.phase("weights"):
-            operands = packed_operands(kernels)
             weights = write_weights(
                 *(work, graph, source.checkpoint, ledger.weights),
+                forms(graph, packed_operands(kernels)),
                 lambda n, of: report("weights", n, of),
-                operands,
             )
         with log.phase("manifest"):
             for name, content in source.files.items():

@@ -7,7 +7,9 @@ bus fault later.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -27,7 +29,8 @@ from dsv4c.untrusted import Stamp, Unreadable, inside, is_plain, open_regular, r
 CONFIG = "config.json"
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-PIECE_BYTES = 8 << 20
+PIECE_BYTES = 1 << 20
+_AHEAD = 8  # pieces that the disk is asked for before they are read
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 # 8-bit floats and packed nibbles are bytes everywhere in the project.
@@ -98,20 +101,26 @@ class Checkpoint:
             first, shape = lead * prod(shape[1:]), shape[1:]
         return self.read_range(name, first, prod(shape)).reshape(shape)
 
-    def read_range(self, name: str, first: int, count: int) -> Tensor:
-        """Elements first to first + count of a tensor in memory order, [count]; errors as `read`."""
+    def read_range(
+        self, name: str, first: int, count: int, memory: bytearray | None = None
+    ) -> Tensor:
+        """Elements first to first + count of a tensor in memory order, [count]; errors as `read`.
+
+        With `memory`, which is large enough, they may lie there.
+        """
         info = self.tensors[name]
         dtype = _torch_dtype(info)
         if not count:
             return torch.empty(0, dtype=dtype)
-        data = bytearray(count * dtype.itemsize)
-        self._read_into(data, name, info.start + first * dtype.itemsize)
-        return torch.frombuffer(data, dtype=dtype)
+        data = bytearray(count * dtype.itemsize) if memory is None else memory
+        part = memoryview(data)[: count * dtype.itemsize]
+        self._read_into(part, name, info.start + first * dtype.itemsize)
+        return torch.frombuffer(data, dtype=dtype, count=count)
 
-    def _read_into(self, data: bytearray, name: str, start: int) -> None:
-        """Fill `data` from the file of a tensor, which must not have changed."""
+    def _read_into(self, view: memoryview, name: str, start: int) -> None:
+        """Fill `view` from the file of a tensor, which must not have changed."""
         file_name = self.tensors[name].file
-        path, view, done = self.path / file_name, memoryview(data), 0
+        path, done = self.path / file_name, 0
         try:
             with open_regular(path) as file:
                 stamp = Stamp.of(file)
@@ -121,7 +130,7 @@ class Checkpoint:
         except (OSError, Unreadable) as error:
             text = f"{error}, at tensor {name}"
             raise _error("a checkpoint file cannot be read", path, "a file", text) from None
-        if done != len(data) or not same:
+        if done != len(view) or not same:
             what = "a checkpoint file has changed since it was opened"
             found = f"another file, size or time of writing at the reading of tensor {name}"
             hint = "start again when nothing writes to the checkpoint"
@@ -167,17 +176,37 @@ class Checkpoint:
     def stream_component(self, source: WeightSource, number: int) -> Iterator[Tensor]:
         """One component of a weight in memory order, in flat pieces of up to `PIECE_BYTES`.
 
-        Errors as `read_weight`.
+        A piece is valid until the next is taken, which may lie at the same place. Errors as
+        `read_weight`.
         """
         component, slices = source.components[number]
+        memory = bytearray(PIECE_BYTES)
+        ahead: deque[tuple[TensorSlice, int, int]] = deque()
+        for one in (*self._ranges(slices), *[None] * _AHEAD):
+            if one is not None:
+                self.prefetch(one[0].name, *one[1:])
+                ahead.append(one)
+            if ahead and (one is None or len(ahead) > _AHEAD):
+                piece, first, count = ahead.popleft()
+                tensor = self.read_range(piece.name, first, count, memory)
+                yield self._checked(source, component, piece, tensor)
+
+    def prefetch(self, name: str, first: int, count: int) -> None:
+        """Have the disk read what `read_range` will be asked for; there is no error."""
+        info = self.tensors[name]
+        size = _torch_dtype(info).itemsize
+        with suppress(OSError, Unreadable), open_regular(self.path / info.file) as file:
+            where = info.start + first * size
+            os.posix_fadvise(file.fileno(), where, count * size, os.POSIX_FADV_WILLNEED)
+
+    def _ranges(self, slices: Iterable[TensorSlice]) -> Iterator[tuple[TensorSlice, int, int]]:
+        """(tensor, first element, count) of each piece."""
         for piece in slices:
-            shape = self.tensors[piece.name].shape
-            most = PIECE_BYTES // _torch_dtype(self.tensors[piece.name]).itemsize
-            for first, count in _runs(shape, piece.rows):
+            info = self.tensors[piece.name]
+            most = PIECE_BYTES // _torch_dtype(info).itemsize
+            for first, count in _runs(info.shape, piece.rows):
                 for start in range(first, first + count, most):
-                    size = min(most, first + count - start)
-                    tensor = self.read_range(piece.name, start, size)
-                    yield self._checked(source, component, piece, tensor)
+                    yield piece, start, min(most, first + count - start)
 
     def _part(
         self, source: WeightSource, component: str, piece: TensorSlice, lead: int | None = None

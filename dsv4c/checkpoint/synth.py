@@ -117,6 +117,6 @@ def synthesize(
 
 def _pieces(source: SyntheticCheckpoint, name: str) -> Iterator[Tensor]:
     count = prod(source.tensors[name].shape)
-    size = PIECE_BYTES // 8
+    size = PIECE_BYTES // 2
     for first in range(0, count, size):
         yield source.read_range(name, first, min(size, count - first))

@@ -66,7 +66,9 @@ class SyntheticCheckpoint(Checkpoint):
     originals: tuple[int, ...]
     known: Mapping[str, _Tensor] = field(repr=False)
 
-    def read_range(self, name: str, first: int, count: int) -> Tensor:
+    def read_range(
+        self, name: str, first: int, count: int, memory: bytearray | None = None
+    ) -> Tensor:
         """Elements first to first + count of a tensor in memory order, [count]."""
         one = self.known[name]
         draw = Draw(self.seed, self._place(one), self.device)

@@ -186,8 +186,9 @@ def _scales_shape(shape: Shape) -> Shape:
 
 def _pack_scales(scale: Tensor) -> Tensor:
     """Row r, column j of a 128x4 tile at byte (r % 32) * 16 + (r // 32) * 4 + j."""
-    tiles = _padded(scale, 128, 4).unflatten(1, (-1, 4)).unflatten(0, (-1, 4, 32))
-    return tiles.permute(0, 3, 2, 1, 4).flatten(2)
+    # Four columns move as one word, which is much faster.
+    words = _padded(scale, 128, 4).contiguous().view(torch.int32).unflatten(0, (-1, 4, 32))
+    return words.permute(0, 3, 2, 1).contiguous().flatten(2).view(torch.uint8)
 
 
 def _unpack_scales(packed: Tensor) -> Tensor:
@@ -199,19 +200,43 @@ def _wgmma_shape(shape: Shape) -> Shape:
     return (_up(shape[0], 64), _up(shape[1], 32), 128, 16)
 
 
-# Dims of a 64x64 tile in matrix order: warp, h, g | k16 step, j, c, e. In register h + 2 * j of a step
-# thread (warp, g, c) holds e = 0, 1: row 16 * warp + 8 * h + g, column 8 * j + 2 * c + e of the step.
-_ROWS, _COLUMNS = (4, 2, 8), (4, 2, 4, 2)
-
-
 def _pack_wgmma(weight: Tensor) -> Tensor:
-    codes = unpack_nibbles(_padded(weight, 64, 32))
-    tiles = codes.unflatten(1, (-1, *_COLUMNS)).unflatten(0, (-1, *_ROWS))
-    ordered = tiles.permute(0, 4, 1, 3, 7, 5, 8, 6, 2)
-    return pack_nibbles(ordered.flatten(5).flatten(2, 4).flatten(3))
+    """See `_unpack_wgmma`, which is plain; this one works on words of four bytes, for speed."""
+    words = _padded(weight, 64, 32).contiguous().view(torch.int32)
+    # Dims: tile, warp, h, g | tile, k16 step, j; the four bytes of a word are c = 0..3.
+    words = words.unflatten(1, (-1, 4, 2)).unflatten(0, (-1, 4, 2, 8))
+    x, y = words.unbind(2)
+    low = (x & 0x0F0F0F0F) | ((y & 0x0F0F0F0F) << 4)
+    high = ((x >> 4) & 0x0F0F0F0F) | (y & _i32(0xF0F0F0F0))
+    # One word per c, of the bytes c of low (j = 0, 1) and of high (j = 0, 1).
+    even_low, odd_low = _transposed(*low.unbind(-1))
+    even_high, odd_high = _transposed(*high.unbind(-1))
+    by_c = (
+        *((even_low & 0xFFFF) | (even_high << 16), (odd_low & 0xFFFF) | (odd_high << 16)),
+        ((even_low >> 16) & 0xFFFF) | (even_high & _i32(0xFFFF0000)),
+        ((odd_low >> 16) & 0xFFFF) | (odd_high & _i32(0xFFFF0000)),
+    )
+    # tile, warp, g, tile, step, c -> tile, tile, thread (warp, g, c), step
+    ordered = torch.stack(by_c, -1).permute(0, 3, 1, 2, 5, 4).contiguous()
+    return ordered.flatten(2, 4).view(torch.uint8)
+
+
+def _transposed(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Words with bytes (a0, b0, a2, b2), and (a1, b1, a3, b3)."""
+    even = (a & 0x00FF00FF) | ((b & 0x00FF00FF) << 8)
+    return even, ((a >> 8) & 0x00FF00FF) | (b & _i32(0xFF00FF00))
+
+
+def _i32(bits: int) -> int:
+    return bits - (1 << 32)
 
 
 def _unpack_wgmma(packed: Tensor) -> Tensor:
+    """In register h + 2 * j of a k16 step thread (warp, g, c) of a 64x64 tile has elements e = 0, 1.
+
+    They are of row 16 * warp + 8 * h + g and of the step's column 8 * j + 2 * c + e.
+    """
+    # Codes of a thread: step, then nibbles 4 * e + 2 * j + h of its word.
     codes = unpack_nibbles(packed).unflatten(3, (4, 2, 2, 2)).unflatten(2, (4, 8, 4))
     tiles = codes.permute(0, 2, 8, 3, 1, 5, 7, 4, 6)
     return pack_nibbles(tiles.flatten(4).flatten(0, 3))

@@ -9,9 +9,7 @@ import os
 import re
 import shutil
 import stat
-from collections import deque
-from collections.abc import Generator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from dsv4c.folders import beside, locked, work_folder
 
 MANIFEST = "manifest.json"
 _FAMILY = "dsv4c.plan/"  # of every version's schema
-_WAITING_BYTES = 128 << 20
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
@@ -52,47 +49,31 @@ def inside(root: Path, name: str) -> Path:
 
 
 class HashedFile:
-    """A new file, written front to back and hashed on the way.
-
-    Writing and hashing have a thread each. Up to `_WAITING_BYTES` wait for them, then `write` does.
-    An error of the disk comes from a later `write` or from `close`.
-    """
+    """A new file, written front to back and hashed on the way. Raises OSError."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._file, self._hash = path, path.open("wb"), hashlib.sha256()
-        self._threads = (ThreadPoolExecutor(1), ThreadPoolExecutor(1))
-        self._waiting: deque[tuple[int, Sequence[Future[int | None]]]] = deque()
+        self._path, self._file, self._hash = path, path.open("wb", buffering=0), hashlib.sha256()
 
     def __enter__(self) -> HashedFile:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for thread in self._threads:
-            thread.shutdown(cancel_futures=True)
         self._file.close()
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append bytes, which must not change afterwards. Raises OSError."""
-        work = (self._file.write, self._hash.update)
-        done = [t.submit(f, data) for t, f in zip(self._threads, work, strict=True)]
-        self._waiting.append((len(data), done))
-        while sum(size for size, _ in self._waiting) > _WAITING_BYTES:
-            self._wait()
+        """Append bytes."""
+        view, done = memoryview(data), 0
+        self._hash.update(view)
+        try:
+            while done < len(view):
+                done += self._file.write(view[done:])
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
 
-    def close(self) -> str:
-        """The SHA-256 of the file, now whole. Raises OSError."""
-        while self._waiting:
-            self._wait()
-        self._file.close()
+    def digest(self) -> str:
+        """SHA-256 of what was written."""
         return self._hash.hexdigest()
-
-    def _wait(self) -> None:
-        for future in self._waiting.popleft()[1]:
-            try:
-                future.result()
-            except OSError as error:
-                error.filename = error.filename or str(self._path)
-                raise
 
 
 def verify_files(root: Path, files: dict[str, str]) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -22,7 +24,8 @@ from dsv4c.models.deepseek_v4.inventory import Header
 from dsv4c.models.deepseek_v4.names import WeightSource
 from dsv4c.plan import manifest
 from dsv4c.plan.files import HashedFile, inside
-from dsv4c.plan.forms import Form, PackedOperands, forms, packed_form, packed_shapes, unpacked
+from dsv4c.plan.forms import Form, packed_form, packed_shapes, unpacked
+from dsv4c.settings import JOBS
 
 SHARD_BYTES = 1 << 30
 _DTYPES = {"u8": "U8", "bf16": "BF16", "f32": "F32", "i64": "I64"}
@@ -51,50 +54,73 @@ def write_weights(
     graph: Graph,
     checkpoint: Checkpoint,
     sources: Mapping[str, WeightSource],
+    stored: Sequence[Form],
     progress: Callable[[int, int], None],
-    operands: PackedOperands | None = None,
 ) -> WrittenWeights:
-    """Store every weight that the graph reads under `folder/weights`.
+    """Store weights under `folder/weights`.
 
-    The layout of the files follows from headers, so they are written front to back: in memory are
-    pieces of 8 MB that wait for the disk, or one matrix of each weight that is packed.
+    The layout of the files follows from headers, so they are written front to back, several at once.
+    Each keeps a piece of a tensor in memory, or one matrix of the weights that are packed as one.
 
     Args:
         folder: the plan under construction.
-        graph: its weights are written, in order.
+        graph: says which weights there are.
         checkpoint: where the tensors come from.
         sources: which tensors make each weight.
+        stored: what is written, in order; see `dsv4c.plan.forms.forms`.
         progress: called with (tensors done, tensors in all).
-        operands: what kernels take packed.
 
     Raises:
         DsvError: DSV211 or DSV213 from reading, DSV603 if the disk has no room.
     """
     (folder / "weights").mkdir()
-    stored = forms(graph, operands or {})
     shards = _shards({form: _tensors(checkpoint, form, sources) for form in stored})
     tensors = [one for shard in shards for one in shard.values()]
     require_room(folder, sum(header_bytes(one.header) for one in tensors), "plan")
-    files: dict[str, str] = {}
-    components: dict[str, manifest.Component] = {}
-    done = 0
-    for number, shard in enumerate(shards, 1):
-        name = f"weights/weights-{number:05d}.safetensors"
+    names = [f"weights/weights-{number:05d}.safetensors" for number in range(1, len(shards) + 1)]
+    writer = _Writer(folder, len(tensors), progress)
+    with ThreadPoolExecutor(JOBS.resolve(None).value) as pool, writer:
+        digests = list(pool.map(writer.write, names, shards))
+    components = {
+        key: manifest.Component(
+            key, name, str(one.dtype).removeprefix("torch."), list(one.header.shape)
+        )
+        for name, shard in zip(names, shards, strict=True)
+        for key, one in shard.items()
+    }
+    return _entries(graph, sources, stored, components, dict(zip(names, digests, strict=True)))
+
+
+class _Writer:
+    """Writes shards, several at once; when its block is left by an error, the others stop too."""
+
+    def __init__(self, folder: Path, tensors: int, progress: Callable[[int, int], None]) -> None:
+        self._folder, self._total, self._progress = folder, tensors, progress
+        self._done, self._stopped, self._lock = 0, False, Lock()
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopped = True
+
+    def write(self, name: str, shard: Mapping[str, _Stored]) -> str:
+        """Write one file; its SHA-256."""
         head, ranges = shard_layout({key: one.header for key, one in shard.items()})
-        with HashedFile(folder / name) as file:
+        with HashedFile(self._folder / name) as file:
             file.write(head)
             for key in ranges:
-                progress(done, len(tensors))
-                one = shard[key]
-                for piece in one.pieces():
+                for piece in shard[key].pieces():
+                    if self._stopped:
+                        return ""
                     file.write(tensor_bytes(piece))
-                done += 1
-                dtype = str(one.dtype).removeprefix("torch.")
-                shape = list(one.header.shape)
-                components[key] = manifest.Component(key, name, dtype, shape)
-            files[name] = file.close()
-    progress(done, len(tensors))
-    return _entries(graph, sources, stored, components, files)
+                self._count()
+            return file.digest()
+
+    def _count(self) -> None:
+        with self._lock:
+            self._done += 1
+            self._progress(self._done, self._total)
 
 
 def _entries(

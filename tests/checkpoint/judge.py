@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,16 +121,18 @@ def _limit(seconds: int) -> Generator[None]:
 @contextmanager
 def _changed_after(mutant: Mutant, model: Path) -> Generator[None]:
     """Damage the checkpoint when so many reads have begun."""
-    read: Callable[[Checkpoint, str, int, int], Tensor] = Checkpoint.read_range
+    read = Checkpoint.read_range
     lock, calls = threading.Lock(), 0
 
-    def counted(self: Checkpoint, name: str, first: int, count: int) -> Tensor:
+    def counted(
+        self: Checkpoint, name: str, first: int, count: int, memory: bytearray | None = None
+    ) -> Tensor:
         nonlocal calls
         with lock:
             calls += 1
             if calls == mutant.after:
                 mutant.apply(model)
-        return read(self, name, first, count)
+        return read(self, name, first, count, memory)
 
     Checkpoint.read_range = counted
     try:

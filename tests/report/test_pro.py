@@ -108,19 +108,16 @@ def test_looking_is_quick_and_small(
     pro: Callable[[str], Path], target: str, words: list[str]
 ) -> None:
     command = [sys.executable, "-m", "dsv4c", *(word.format(pro(target)) for word in words)]
-    begin = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        first = process.stdout.read(1)
-        seconds = time.perf_counter() - begin
-        process.stdout.read()
+        first = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     assert first
     assert process.returncode == 0
     assert usage.ru_maxrss * 1024 < MEMORY
-    if os.getloadavg()[0] < 2 * (os.cpu_count() or 1):
-        assert seconds < FIRST_OUTPUT
+    # Processor time: the wall clock of a machine that others use says nothing.
+    assert usage.ru_utime + usage.ru_stime < FIRST_OUTPUT
 
 
 def test_build_and_passes_of_both_targets_take_at_most_5_seconds() -> None:

@@ -1,4 +1,4 @@
-"""Lowering: what runs each node. Fused nodes get a kernel if a template takes them.
+"""Lowering: what runs each node. Nodes get a kernel if a template takes them.
 
 On `cpu` every node runs by its reference. On a GPU target a node without a kernel does too, on the
 GPU, and the plan counts it.
@@ -24,7 +24,7 @@ _DTYPES = {"fp8": "u8", "mxfp4": "u8", "bf16": "bf16", "f32": "f32"}
 
 @dataclass(frozen=True)
 class Lower:
-    """Chooses a template for each fused node; the remark says which, or why none."""
+    """Chooses a template for each node of a kind that has one; the remark says which, or why none."""
 
     target: str = "cpu"
     name: str = "lower"
@@ -34,7 +34,7 @@ class Lower:
         remarks: list[Remark] = []
         for node in graph.nodes:
             impl = REFERENCE
-            if self.target != "cpu" and node.body is not None:
+            if self.target != "cpu" and (node.body is not None or node.op in kinds()):
                 chosen = _choose(node, graph, self.target)
                 applied = isinstance(chosen, KernelSource)
                 impl = chosen.name if isinstance(chosen, KernelSource) else REFERENCE
@@ -85,10 +85,10 @@ def _choose(
 
 
 def node_facts(node: Node, types: Mapping[str, Type]) -> NodeFacts:
-    """A fused node as templates see it."""
+    """A node as templates see it."""
     attrs = {k: v for k, v in node.attrs.items() if k != "kind" and not isinstance(v, tuple)}
     return NodeFacts(
-        str(node.attrs["kind"]),
+        str(node.attrs.get("kind", node.op)),
         tuple(_facts(types[value]) for value in node.inputs),
         tuple(_facts(types[value]) for value in node.outputs),
         attrs,

@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
-from dsv4c.codegen.tiles import INVERSE_ROPE_WO_A
+from dsv4c.codegen.tiles.inverse_rope_wo_a import INVERSE_ROPE_WO_A
 
 KIND = "inverse_rope_wo_a"
 DIM, ROPE, BLOCK = 512, 64, 128

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
-from dsv4c.codegen.tiles import QNORM_ROPE_KV_INSERT
+from dsv4c.codegen.tiles.qnorm_rope_kv_insert import QNORM_ROPE_KV_INSERT
 
 KIND = "qnorm_rope_kv_insert"
 HEAD_DIM, ROPE = 512, 64

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
-from dsv4c.codegen.tiles import SPARSE_ATTENTION
+from dsv4c.codegen.tiles.sparse_attention import SPARSE_ATTENTION
 
 KIND = "sparse_attention"
 DIM, ROPE, WINDOW = 512, 64, 128

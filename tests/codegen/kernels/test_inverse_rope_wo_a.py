@@ -11,7 +11,7 @@ import pytest
 from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
 from dsv4c.codegen.kernels import inverse_rope_wo_a as family
 from dsv4c.codegen.render import render
-from dsv4c.codegen.tiles import INVERSE_ROPE_WO_A
+from dsv4c.codegen.tiles.inverse_rope_wo_a import INVERSE_ROPE_WO_A
 from dsv4c.codegen.worker import MAX_SMEM
 
 O = ValueFacts("tensor", "bf16", ("T", 64, 512))  # noqa: E741

@@ -11,7 +11,7 @@ import pytest
 from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
 from dsv4c.codegen.kernels import sparse_attention as family
 from dsv4c.codegen.render import render
-from dsv4c.codegen.tiles import SPARSE_ATTENTION
+from dsv4c.codegen.tiles.sparse_attention import SPARSE_ATTENTION
 
 Q = ValueFacts("tensor", "bf16", ("T", 64, 512))
 WINDOW = ValueFacts("state", "u8", ("pages", 74880), format="fp8", page=128, rope=64)

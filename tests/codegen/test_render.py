@@ -45,8 +45,8 @@ def test_the_header_says_template_parameters_and_users() -> None:
     users = [f"layers.{i}.attn.kv_norm" for i in range(40)]
     lines = render(insert.KIND, params, "sm_90a", users).header.splitlines()
     assert lines[0].startswith("# Kernel qnorm_rope_kv_insert_h8_fp8_n128 for sm_90a")
-    assert lines[1] == "# Template: qnorm_rope_kv_insert.py.jinja"
-    assert lines[2].startswith("# Parameters: heads=8, cache=fp8, page=128, eps=1e-06")
+    assert lines[2] == "# Template: qnorm_rope_kv_insert.py.jinja"
+    assert lines[3].startswith("# Parameters: heads=8, cache=fp8, page=128, eps=1e-06")
     assert max(map(len, lines)) <= 100
     assert all(user in "".join(lines) for user in users)
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import time
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from dsv4c.codegen.keys import KernelKey, kernel_key
 from dsv4c.codegen.resources import Resources
 from dsv4c.errors import DsvError
 
+ROOT = Path(__file__).parents[2]
 FILES = {SOURCE: b"text", OBJECT: b"object" * 1000}
 USED = Resources(registers=40, spills=8, smem=1024)
 
@@ -97,21 +98,25 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, key: KernelKey) -> None
     assert "DSV4C_CACHE_DIR" in raised.value.hint
 
 
-def _hold(root: Path, key: KernelKey, log: Path, tag: str) -> None:
-    with KernelCache(root).lock(key), log.open("a", encoding="utf-8") as file:
-        file.write(f"{tag} in\n")
-        file.flush()
-        time.sleep(0.2)
-        file.write(f"{tag} out\n")
+HOLD = """
+import sys, time
+from pathlib import Path
+from dsv4c.codegen.cache import KernelCache
+from dsv4c.codegen.keys import KernelKey
+
+root, name, digest, log, tag = sys.argv[1:]
+with KernelCache(Path(root)).lock(KernelKey(name, {}, digest)), open(log, "a") as file:
+    print(tag, "in", file=file, flush=True)
+    time.sleep(0.2)
+    print(tag, "out", file=file)
+"""
 
 
 def test_the_lock_keeps_processes_apart(tmp_path: Path, key: KernelKey) -> None:
-    context, log = multiprocessing.get_context("spawn"), tmp_path / "log"
-    holders = [context.Process(target=_hold, args=(tmp_path, key, log, tag)) for tag in "ab"]
-    for holder in holders:
-        holder.start()
-    for holder in holders:
-        holder.join(60)
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", HOLD, str(tmp_path), key.name, key.digest, str(log)]
+    holders = [subprocess.Popen([*command, tag], cwd=ROOT) for tag in "ab"]
+    assert [holder.wait(60) for holder in holders] == [0, 0]
     lines = log.read_text(encoding="utf-8").split("\n")[:4]
     assert lines in ([*_pair("a"), *_pair("b")], [*_pair("b"), *_pair("a")])
 

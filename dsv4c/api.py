@@ -29,6 +29,7 @@ from dsv4c.plan.files import MANIFEST, replaced_folder, sha256
 from dsv4c.plan.forms import forms, packed_operands
 from dsv4c.plan.plan import Plan
 from dsv4c.plan.read import schedule_of, states_of
+from dsv4c.plan.synthetic import synthetic_entries
 from dsv4c.plan.weights import write_weights
 from dsv4c.report.passes import record_pass
 from dsv4c.source import Source, read_source
@@ -119,11 +120,15 @@ def compile_source(
         with log.phase("kernels"):
             kernels = _build(work, graph, target, jobs, frozen, edits.kernels, log, report)
         with log.phase("weights"):
-            weights = write_weights(
-                *(work, graph, source.checkpoint, ledger.weights),
-                forms(graph, packed_operands(kernels)),
-                lambda n, of: report("weights", n, of),
-            )
+            stored = forms(graph, packed_operands(kernels))
+            if source.synthetic is None:
+                weights = write_weights(
+                    *(work, graph, source.checkpoint, ledger.weights),
+                    stored,
+                    lambda n, of: report("weights", n, of),
+                )
+            else:
+                weights = synthetic_entries(graph, ledger.weights, stored)
         with log.phase("manifest"):
             for name, content in source.files.items():
                 if isinstance(content, Path):
@@ -150,6 +155,7 @@ def compile_source(
             files=files,
             phases={name: round(seconds, 6) for name, seconds in log.summary()},
             source_ir=read_from,
+            synthetic=source.synthetic,
         )
         (work / MANIFEST).write_bytes(manifest.encode(made))
     return Plan(out, made, graph)

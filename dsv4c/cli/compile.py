@@ -10,10 +10,13 @@ import click
 
 from dsv4c.cli.options import Invocation, debug_option, json_option, target_option
 from dsv4c.cli.progress import progress
+from dsv4c.cli.random_model import random_options
 from dsv4c.cli.render import emit_json, heading, table
 
 if TYPE_CHECKING:
     from dsv4c.report.compiled import Compiled
+
+_RANDOM = ("layers", "seed", "experts", "attention")
 
 
 @click.command("compile")
@@ -51,6 +54,12 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     help="Take edited kernels from here: a plan's kernels folder.",
 )
+@click.option(
+    "--synthetic",
+    is_flag=True,
+    help="MODEL is a config.json, or flash or pro; random weights are made on loading.",
+)
+@random_options
 @click.option("--frozen", is_flag=True, help="Fail where a kernel is not in the cache.")
 @json_option
 @debug_option
@@ -65,6 +74,11 @@ def command(
     jobs: int | None,
     ir_file: Path | None,
     kernel_folder: Path | None,
+    synthetic: bool,
+    layers: list[int] | None,
+    seed: int,
+    experts: str,
+    attention: str,
     frozen: bool,
     as_json: bool,
 ) -> None:
@@ -72,19 +86,28 @@ def command(
 
     Prints which fusions happened, which kernels were generated, and where the time went. An
     existing plan at the same place is replaced when the new one is whole. What was edited by hand
-    is marked in the manifest.
+    is marked in the manifest. With --synthetic, a plan for tests and benchmarks that stores no
+    weights: they are random, and made on the plan's device when it is loaded.
     """
     given = [name for name in ("kv_cache", "dtype") if _given(ctx, name)]
     if ir_file is not None and given:
         option = given[0].replace("_", "-")
         raise click.UsageError(f"--{option} does not go with --from: the file decides it.")
-    from dsv4c import api
+    given = [name for name in _RANDOM if _given(ctx, name)]
+    if given and not synthetic:
+        raise click.UsageError(f"--{given[0]} goes with --synthetic only.")
+    from dsv4c import api, source
     from dsv4c.edits import Edits
     from dsv4c.report.compiled import compiled
 
+    def read() -> source.Source:
+        if synthetic:
+            return source.random_source(str(model), layers, seed, experts, attention)
+        return source.read_source(model)
+
     with progress(not as_json) as report:
-        plan = api.compile(
-            model,
+        plan = api.compile_source(
+            read,
             out,
             target=target,
             kv_cache=kv_cache,

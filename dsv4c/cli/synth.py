@@ -8,40 +8,14 @@ import click
 
 from dsv4c.cli.options import debug_option, json_option
 from dsv4c.cli.progress import progress
+from dsv4c.cli.random_model import random_options
 from dsv4c.cli.render import emit_json
-
-
-class _Layers(click.ParamType[list[int]]):
-    name = "0,2,3"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int]:
-        try:
-            return [int(number) for number in str(value).split(",")]
-        except ValueError:
-            self.fail(f"{value!r} is not a list of numbers such as 0,2,3", param, ctx)
 
 
 @click.command("synth")
 @click.argument("config", metavar="CONFIG")
 @click.argument("out", metavar="OUT", type=click.Path(path_type=Path))
-@click.option("--layers", type=_Layers(), help="Layers to write.  [default: all]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights.")
-@click.option(
-    "--experts",
-    type=click.Choice(["nvfp4", "mxfp4", "fp8", "bf16"]),
-    default="nvfp4",
-    show_default=True,
-    help="Format of the routed experts.",
-)
-@click.option(
-    "--attention",
-    type=click.Choice(["fp8", "bf16", "nvfp4"]),
-    default="fp8",
-    show_default=True,
-    help="Format of the attention and shared-expert linears.",
-)
+@random_options
 @click.option("-j", "--jobs", type=click.IntRange(1), help="Threads.  [default: one per processor]")
 @json_option
 @debug_option

@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 
 SCHEMA = "dsv4c.plan/1"
+NO_FILE = ""
+"""File of the components of synthetic weights."""
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,6 +123,18 @@ class SourceIr(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stage: str
 
 
+class Synthetic(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Random weights that are made on loading (`dsv4c.checkpoint.synthetic`).
+
+    `originals` has the number in the whole model of each layer.
+    """
+
+    seed: int
+    experts: str
+    attention: str
+    originals: list[int]
+
+
 class Manifest(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True
 ):
@@ -146,6 +160,7 @@ class Manifest(
     files: dict[str, str]
     phases: dict[str, float]
     source_ir: SourceIr | None = None
+    synthetic: Synthetic | None = None
 
 
 def components(manifest: Manifest) -> list[Component]:

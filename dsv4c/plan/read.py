@@ -96,7 +96,7 @@ def _require_hashes(path: Path, read: manifest.Manifest) -> None:
     """Raise DsvError DSV231 unless every file that the manifest names was hashed."""
     named = {one.ir for one in read.passes} | {read.library}
     named |= {part.file for part in manifest.components(read)}
-    named -= {None}
+    named -= {None} if read.synthetic is None else {None, manifest.NO_FILE}
     unknown = sorted(str(name) for name in named if name not in read.files)
     if unknown or not any(one.ir for one in read.passes):
         raise DsvError(

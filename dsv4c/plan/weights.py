@@ -23,21 +23,14 @@ from dsv4c.ir.weight_formats import Shape, weight_format
 from dsv4c.models.deepseek_v4.inventory import Header
 from dsv4c.models.deepseek_v4.names import WeightSource
 from dsv4c.plan import manifest
+from dsv4c.plan.entries import WrittenWeights, entries
 from dsv4c.plan.files import HashedFile, inside
 from dsv4c.plan.forms import Form, packed_form, packed_shapes, unpacked
+from dsv4c.plan.synthetic import SyntheticReader
 from dsv4c.settings import JOBS
 
 SHARD_BYTES = 1 << 30
 _DTYPES = {"u8": "U8", "bf16": "BF16", "f32": "F32", "i64": "I64"}
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenWeights:
-    """Entries of the manifest for the weight files: by weight, packed forms, hashes by file."""
-
-    weights: dict[str, manifest.Weight]
-    packed: list[manifest.Packed]
-    files: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +81,7 @@ def write_weights(
         for name, shard in zip(names, shards, strict=True)
         for key, one in shard.items()
     }
-    return _entries(graph, sources, stored, components, dict(zip(names, digests, strict=True)))
+    return entries(graph, sources, stored, components, dict(zip(names, digests, strict=True)))
 
 
 class _Writer:
@@ -121,34 +114,6 @@ class _Writer:
         with self._lock:
             self._done += 1
             self._progress(self._done, self._total)
-
-
-def _entries(
-    graph: Graph,
-    sources: Mapping[str, WeightSource],
-    stored: Sequence[Form],
-    components: Mapping[str, manifest.Component],
-    files: dict[str, str],
-) -> WrittenWeights:
-    parts: dict[Form, list[manifest.Component]] = {}
-    for form in stored:
-        names = weight_format(sources[form.weights[0]].format).component_names
-        parts[form] = [components[f"{form.key}/{part}"] for part in names]
-    weights = {
-        name: manifest.Weight(
-            sources[name].format,
-            list(sources[name].shape),
-            parts.get(Form((name,)), []),
-            list(graph.sources[name]),
-        )
-        for name in graph.weights
-    }
-    packed = [
-        manifest.Packed(form.packing, list(form.weights), parts[form])
-        for form in stored
-        if form.packing
-    ]
-    return WrittenWeights(weights, packed, files)
 
 
 def _shards(tensors: Mapping[Form, Mapping[str, _Stored]]) -> list[dict[str, _Stored]]:
@@ -222,7 +187,11 @@ def read_weights(
     Raises:
         DsvError: DSV231 if manifest, files and graph do not agree.
     """
-    reader = _Reader(root, device, read)
+    reader = (
+        _Reader(root, device, read)
+        if read.synthetic is None
+        else SyntheticReader.open(root, read.synthetic, device)
+    )
     packed = {
         form: reader.tensors(form, [_type(root, graph, name) for name in form.weights], entry)
         for form, entry in ((packed_form(one), one.components) for one in read.packed)

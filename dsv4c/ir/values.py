@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from typing import Literal
 
 import torch
@@ -21,6 +22,7 @@ TORCH_DTYPES = {
     "u8": torch.uint8,
 }
 Precision = Literal["plan", "exact"]
+_KEPT_EXPERTS = 1 << 26
 
 
 @dataclass(eq=False)
@@ -48,6 +50,14 @@ class Weight:
             values = dequantize(self.type.format, self.components, self.type.dims)
             self._dense[dtype] = values.to(dtype)
         return self._dense[dtype]
+
+    def expert(self, number: int, dtype: torch.dtype) -> torch.Tensor:
+        """The exact values of one matrix of a stacked weight; the others are decoded only if small."""
+        dims = self.type.dims
+        if dtype in self._dense or prod(dims) <= _KEPT_EXPERTS:
+            return self.dense(dtype)[number]
+        parts = [component[number] for component in self.components]
+        return dequantize(self.type.format, parts, dims[1:]).to(dtype)
 
     def rows(self, index: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Rows of a plain-format table, without decoding the rest."""

@@ -68,12 +68,11 @@ register(
 
 def expert_linear(ctx: Context, x: torch.Tensor, w: Weight, experts: torch.Tensor) -> torch.Tensor:
     tokens, k = experts.shape
-    weight = w.dense(ctx.compute)
     x = (x if x.dim() == 3 else x[:, None].expand(-1, k, -1)).to(ctx.compute)
-    y = torch.zeros(tokens, k, weight.shape[1], dtype=ctx.compute, device=x.device)
+    y = torch.zeros(tokens, k, w.type.dims[1], dtype=ctx.compute, device=x.device)
     for e in experts.unique().tolist():
         t, j = (experts == e).nonzero(as_tuple=True)
-        y[t, j] = x[t, j] @ weight[e].T
+        y[t, j] = x[t, j] @ w.expert(e, ctx.compute).T
     return y
 
 

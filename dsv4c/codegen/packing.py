@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from dsv4c.codegen import packing_mma as mma
 from dsv4c.errors import DsvError
 from dsv4c.ir.formats import pack_nibbles, unpack_nibbles
 from dsv4c.ir.weight_formats import Shape
@@ -249,6 +250,8 @@ JOINS = {
         Join("rows", 0),
         # w1 and w3: eight gates, then their eight ups, which land in one tile of the accumulator.
         Join("gate_up_8", 8),
+        # Two tiles of 16 rows, gates and their ups: the units of `packing_mma`.
+        Join("gate_up_16", 16),
     )
 }
 LAYOUTS = {
@@ -259,5 +262,41 @@ LAYOUTS = {
         # wgmma with A from registers: 16 bytes of each 64x64 tile per thread, a word per k16 step;
         # nibbles i and i + 4 of it are the pair of register i.
         Layout("wgmma_64x64", _FP4, "weight", _wgmma_shape, _pack_wgmma, _unpack_wgmma),
+        # A registers of m16n8k16, 32 rows x 64 at a time.
+        Layout("mma_fp4", _FP4, "weight", mma.fp4_shape, mma.fp4_pack, mma.fp4_unpack),
+        Layout("mma_fp8", _FP8, "weight", mma.fp8_shape, mma.fp8_pack, mma.fp8_unpack),
+        Layout("mma_bf16", ("bf16",), "weight", mma.bf16_shape, mma.bf16_pack, mma.bf16_unpack),
+        Layout(
+            "mma_nvfp4_scales",
+            ("nvfp4",),
+            "scale",
+            mma.nvfp4_scale_shape,
+            mma.nvfp4_scale_pack,
+            mma.nvfp4_scale_unpack,
+        ),
+        Layout(
+            "mma_mxfp4_scales",
+            ("mxfp4",),
+            "scale",
+            mma.mxfp4_scale_shape,
+            mma.mxfp4_scale_pack,
+            mma.mxfp4_scale_unpack,
+        ),
+        Layout(
+            "mma_fp8_scales",
+            ("fp8_128",),
+            "scale",
+            mma.fp8_scale_shape,
+            mma.fp8_scale_pack,
+            mma.fp8_scale_unpack,
+        ),
+        Layout(
+            "mma_fp8_gate_up_scales",
+            ("fp8_128",),
+            "scale",
+            mma.fp8_gate_up_scale_shape,
+            mma.fp8_gate_up_scale_pack,
+            mma.fp8_gate_up_scale_unpack,
+        ),
     )
 }

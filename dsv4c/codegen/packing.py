@@ -7,7 +7,7 @@ of any size stream through it. Without a packing a kernel gets a weight's compon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,6 +22,8 @@ from dsv4c.ir.weight_formats import Shape
 
 _FP4 = ("mxfp4", "nvfp4")
 _FP8 = ("fp8_128", "fp8_128_f32")
+_ROWS = 128
+_PIECE_BYTES = 1 << 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,10 @@ class Join:
             return torch.stack(list(tensors))
         if not self.group:
             return torch.cat(list(tensors))
+        group, rows = self._size(fmt, part), {len(tensor) for tensor in tensors}
+        if len(rows) == 1 and not rows.pop() % group:  # much faster than an order of rows
+            parts = [tensor.unflatten(0, (-1, group)) for tensor in tensors]
+            return torch.stack(parts, 1).flatten(0, 2)
         return torch.cat(list(tensors))[self._order(fmt, part, [len(t) for t in tensors])]
 
     def unpack(
@@ -72,14 +78,20 @@ class Join:
 
     def _order(self, fmt: str, part: str, rows: Sequence[int]) -> Tensor:
         """For each joined row, its place among the rows of all weights, one after another."""
-        group = 1 if fmt in _FP8 and part == "scale" else self.group
+        group = self._size(fmt, part)
         number = torch.cat([torch.arange(count) // group for count in rows])
         return number.argsort(stable=True)
+
+    def _size(self, fmt: str, part: str) -> int:
+        """Rows of a group in a component."""
+        return 1 if fmt in _FP8 and part == "scale" else self.group
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """A new order of one component, padded with zeros to whole tiles.
+
+    Each stretch of `_ROWS` rows is packed alone and follows the one before.
 
     Attributes:
         name: of the step.
@@ -134,10 +146,21 @@ class Packing:
             part: name of the component.
             tensors: it, of each weight.
         """
+        pieces = list(self.pieces(fmt, part, tensors))
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+
+    def pieces(self, fmt: str, part: str, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+        """`pack` in contiguous pieces along the first dim, each small enough for a core's cache."""
         tensor = self.join.pack(fmt, part, tensors) if self.join else tensors[0]
-        for layout in self._layouts(fmt, part):
-            tensor = layout.pack(tensor)
-        return tensor.contiguous()
+        layouts = self._layouts(fmt, part)
+        if not layouts:
+            yield tensor.contiguous()
+            return
+        fit = _PIECE_BYTES * len(tensor) // max(tensor.nbytes, 1)
+        for piece in tensor.split(max(fit // _ROWS, 1) * _ROWS):
+            for layout in layouts:
+                piece = layout.pack(piece)
+            yield piece.contiguous()
 
     def unpack(
         self, fmt: str, part: str, packed: Tensor, shapes: Sequence[Shape]

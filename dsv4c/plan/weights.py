@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,7 +73,7 @@ def write_weights(
     require_room(folder, sum(header_bytes(one.header) for one in tensors), "plan")
     names = [f"weights/weights-{number:05d}.safetensors" for number in range(1, len(shards) + 1)]
     writer = _Writer(folder, len(tensors), progress)
-    with ThreadPoolExecutor(JOBS.resolve(None).value) as pool, writer:
+    with _torch_threads(1), ThreadPoolExecutor(JOBS.resolve(None).value) as pool, writer:
         digests = list(pool.map(writer.write, names, shards))
     components = {
         key: manifest.Component(
@@ -82,6 +83,17 @@ def write_weights(
         for key, one in shard.items()
     }
     return entries(graph, sources, stored, components, dict(zip(names, digests, strict=True)))
+
+
+@contextmanager
+def _torch_threads(count: int) -> Generator[None]:
+    """Every thread that begins inside computes with so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Writer:
@@ -162,7 +174,7 @@ def _packed(
     stacked = len(sources[0].shape) > 2
     for expert in range(sources[0].shape[0]) if stacked else (None,):
         tensors = [checkpoint.read_component(source, number, expert) for source in sources]
-        yield chosen.pack(fmt, part, tensors)
+        yield from chosen.pieces(fmt, part, tensors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,15 +81,15 @@ def fp4_pack(codes: Tensor) -> Tensor:
     words = _tiles(codes, UNIT // 2).numpy().view(np.uint64)
     low, high = words[:, :, 0], words[:, :, 1]
     bytes_, halves = np.uint64(0x00FF00FF00FF00FF), np.uint64(0xFFFF0000)
-    found, spare = np.empty((2, *low.shape), np.uint64), np.empty_like(low)
+    found = np.empty((2, *low.shape), np.uint64)
     # Lanes 0 and 2, then 1 and 3: bytes (low, high) of c = 0, then of c = 1.
-    np.bitwise_or(low & bytes_, np.left_shift(high & bytes_, np.uint64(8)), out=found[0, ...])
-    np.bitwise_or(np.right_shift(low, np.uint64(8)) & bytes_, high & ~bytes_, out=found[1, ...])
-    for lanes in found:
-        np.bitwise_xor(np.right_shift(lanes, np.uint64(16), out=spare), lanes, out=spare)
-        np.bitwise_and(spare, halves, out=spare)
-        np.bitwise_xor(lanes, spare, out=lanes)
-        np.bitwise_xor(lanes, np.left_shift(spare, np.uint64(16), out=spare), out=lanes)
+    found[0] = low & bytes_ | (high & bytes_) << np.uint64(8)
+    found[1] = low >> np.uint64(8) & bytes_ | high & ~bytes_
+    # The middle two 16-bit lanes change places, so that a word is a lane's.
+    spare = found >> np.uint64(16)
+    spare = (spare ^ found) & halves
+    found ^= spare
+    found ^= spare << np.uint64(16)
     moved = _moved_words(found.view(np.uint32))
     # Dims: lane % 2, row group, a, g, unit, j, lane // 2
     moved = torch.from_numpy(moved.view(np.int32).reshape(*found.shape, 2))

@@ -1,15 +1,17 @@
 """Kill a dsv4c command at random moments: its output must be whole or not there, and the next run succeed.
 
-usage: kills.py [--times 100] [--seed N] OUT -- COMMAND...
+usage: kills.py [--times 100] [--seed N] [--pack] [--keep] [--page FILE] OUT -- COMMAND...
 
 COMMAND is what follows `dsv4c`, OUT the path that it makes, for example
 
   kills.py /tmp/q -- quantize MODEL /tmp/q --attention fp8-all
   kills.py /tmp/s -- synth CONFIG /tmp/s --layers 0,2
+  kills.py --pack --keep /tmp/p -- compile MODEL -o /tmp/p --target cpu
 
 The command runs once to its end to learn what is right and how long it takes. Then, again and again:
 start it, SIGKILL it after a random part of that time, look at OUT, run it to its end, compare, and
-remove OUT. Runs are forked from one process that has imported everything, so that kills hit the work
+remove OUT (with --keep, leave it to be replaced). With --pack, compiles pack routed experts, as
+pack_bench.py has them do. With --page, the result is a row of that page, in place of the command's last. Runs are forked from one process that has imported everything, so that kills hit the work
 and not the start of Python.
 """
 
@@ -17,19 +19,39 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import random
 import shutil
 import signal
 import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import pack_bench  # noqa: E402
+
 from dsv4c.cli import main as dsv4c  # noqa: E402
+
+PACKING = {
+    pack_bench.GATE_UP: "gate_up_16+mma_fp4+mma_nvfp4_scales",
+    pack_bench.DOWN: "mma_fp4+mma_nvfp4_scales",
+}
+HEAD = [
+    "# Killed runs",
+    "",
+    "Written by `python scripts/kills.py --page docs/kills.md OUT -- COMMAND`, a row a command. A run is",
+    "killed with SIGKILL at a random moment of the time that it takes. What is then at OUT must be whole",
+    "or not there: as before, or byte for byte what a run that is left alone makes. The next run must",
+    "succeed and make just that. With `--pack` compiles pack the routed experts; with `--keep` each run",
+    "replaces the output of the one before, else there is none. Left: files beside OUT at the end.",
+    "",
+    "| command | kills | a run, s | no output | whole output | else | left |",
+    "|---|---|---|---|---|---|---|",
+]
 
 
 def start(command: list[str]) -> int:
@@ -90,43 +112,80 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ignore", nargs="*", default=["events.jsonl", "manifest.json"])
+    parser.add_argument("--pack", action="store_true")
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("--page", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("command", nargs=argparse.REMAINDER)
     given = parser.parse_args()
     out, ignored = given.out.absolute(), {*given.ignore}
-    command = given.command[given.command[0] == "--" :]
+    given.command = given.command[given.command[0] == "--" :]
     import torch  # noqa: F401
 
     import dsv4c.api
     import dsv4c.checkpoint.quantize  # noqa: F401
 
     out.parent.mkdir(parents=True, exist_ok=True)
+    before = {path.name for path in out.parent.iterdir()} - {out.name}
+    with pack_bench.told(PACKING) if given.pack else nullcontext():
+        seconds, right = first_runs(given.command, out, ignored)
+        if given.pack:
+            packed = json.loads((out / "manifest.json").read_bytes())["packed"]
+            assert {one["packing"] for one in packed} == {*PACKING.values()}
+        killed, absent = kills(given, out, ignored, seconds, right)
     remove(out)
-    before = {path.name for path in out.parent.iterdir()}
+    left = {path.name for path in out.parent.iterdir()} - before
+    print(f"{killed} kills in runs of {seconds:.1f} s: output absent {absent}, else whole")
+    print(f"left beside the output: {sorted(left) or 'nothing'}")
+    if given.page is not None:
+        write_row(
+            given, f"{killed} | {seconds:.1f} | {absent} | {killed - absent} | 0 | {len(left)}"
+        )
+    return 0
+
+
+def first_runs(command: list[str], out: Path, ignored: set[str]) -> tuple[float, dict[str, str]]:
+    """Seconds that the command takes, and the hashes of what it makes, which is left there."""
     seconds = float("inf")
     for _ in range(2):
         remove(out)
         began = time.perf_counter()
         finish(command)
         seconds = min(seconds, time.perf_counter() - began)
-    right, choose = digest(out, ignored), random.Random(given.seed)
-    remove(out)
-    killed = absent = 0
+    return seconds, digest(out, ignored)
+
+
+def kills(
+    given: argparse.Namespace, out: Path, ignored: set[str], seconds: float, right: dict[str, str]
+) -> tuple[int, int]:
+    """How many runs were killed, and how many of them left no output."""
+    choose, killed, absent = random.Random(given.seed), 0, 0
     while killed < given.times:
-        child = start(command)
+        if not given.keep:
+            remove(out)
+        child = start(given.command)
         time.sleep(choose.uniform(0, seconds))
-        killed += kill(child)
+        if not kill(child):
+            continue
+        killed += 1
         if out.exists():
             assert digest(out, ignored) == right, "a killed run left a part of the output"
-        else:
-            absent += 1
-            finish(command)
+        absent += not out.exists()
+        if given.keep or not out.exists():
+            finish(given.command)
             assert digest(out, ignored) == right, "the run after a kill made something else"
-        remove(out)
-    left = {path.name for path in out.parent.iterdir()} - before
-    print(f"{killed} kills in runs of {seconds:.1f} s: output absent {absent}, else whole")
-    print(f"left beside the output: {sorted(left) or 'nothing'}")
-    return 0
+    return killed, absent
+
+
+def write_row(given: argparse.Namespace, cells: str) -> None:
+    """Put the result into the page."""
+    words = [Path(word).name if "/" in word else word for word in given.command]
+    name = (
+        f"`{' '.join(words)}`" + ", packing" * given.pack + ", over an earlier output" * given.keep
+    )
+    lines = given.page.read_text(encoding="utf-8").splitlines() if given.page.exists() else HEAD
+    lines = [line for line in lines if not line.startswith(f"| {name} |")]
+    given.page.write_text("\n".join([*lines, f"| {name} | {cells} |"]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from unittest import mock
 
@@ -122,8 +123,8 @@ def copy(folder: Path) -> Result:
     return {"disk": whole, "disk_read": read, "disk_write": whole - read}
 
 
-def pack(folder: Path, packings: Mapping[tuple[str, ...], str]) -> Result:
-    """Compile the checkpoint; ends when the plan is on the disk."""
+def told(packings: Mapping[tuple[str, ...], str]) -> AbstractContextManager[object]:
+    """Inside, compiles pack routed experts so."""
     from dsv4c import api
     from dsv4c.plan.forms import Form
 
@@ -138,8 +139,15 @@ def pack(folder: Path, packings: Mapping[tuple[str, ...], str]) -> Result:
                 found.append(Form(tuple(f"{parent}.{one}" for one in group), packings[group]))
         return found
 
+    return mock.patch.object(api, "forms", stored)
+
+
+def pack(folder: Path, packings: Mapping[tuple[str, ...], str]) -> Result:
+    """Compile the checkpoint; ends when the plan is on the disk."""
+    from dsv4c import api
+
     size, out = forget(folder / "model"), folder / "plan"
-    with mock.patch.object(api, "forms", stored):
+    with told(packings):
         begin = time.perf_counter()
         plan = api.compile(folder / "model", out)
         middle = time.perf_counter()

@@ -1,7 +1,14 @@
 """The kernel families, one module each; imported on first use."""
 
 MODULES: dict[str, str] = {
+    "rms_norm": "dsv4c.codegen.kernels.rms_norm",
+    "latent_compress": "dsv4c.codegen.kernels.latent_compress",
     "qnorm_rope_kv_insert": "dsv4c.codegen.kernels.qnorm_rope_kv_insert",
+    "index_scores": "dsv4c.codegen.kernels.index_scores",
+    "topk_entries": "dsv4c.codegen.kernels.topk_entries",
     "sparse_attention": "dsv4c.codegen.kernels.sparse_attention",
     "inverse_rope_wo_a": "dsv4c.codegen.kernels.inverse_rope_wo_a",
+    "linears": "dsv4c.codegen.kernels.linears",
+    "moe_gate_up": "dsv4c.codegen.kernels.moe_gate_up",
+    "moe_down": "dsv4c.codegen.kernels.moe_down",
 }

@@ -18,6 +18,7 @@ class Match:
     """Nodes to fuse, the order of the fused node's operands and results, and its attributes.
 
     `copied` are cheap pure nodes that the body computes again: they may have users elsewhere.
+    `origin` is the fused node's where it is not that of its parts taken together.
     """
 
     kind: str
@@ -26,6 +27,7 @@ class Match:
     outputs: tuple[str, ...]
     copied: tuple[Node, ...] = ()
     attrs: Mapping[str, Attr] = field(default_factory=dict[str, Attr])
+    origin: Origin | None = None
 
 
 def producer(graph: Graph, value: str, op: str) -> Node:
@@ -84,7 +86,7 @@ def fuse(graph: Graph, match: Match) -> Splice:
         match.outputs,
         {value: graph.types[value] for value in values},
     )
-    origin = Origin().union(part.origin for part in parts)
+    origin = match.origin or Origin().union(part.origin for part in parts)
     attrs: dict[str, Attr] = {"kind": match.kind, **match.attrs}
     node = Node("fused", match.inputs, match.outputs, attrs, origin, body)
     kept = [one for one in stretch if one.name not in members]

@@ -9,6 +9,10 @@ MODULES: dict[str, str] = {
     "sparse_attention": "dsv4c.codegen.kernels.sparse_attention",
     "inverse_rope_wo_a": "dsv4c.codegen.kernels.inverse_rope_wo_a",
     "linears": "dsv4c.codegen.kernels.linears",
+    "router": "dsv4c.codegen.kernels.router",
     "moe_gate_up": "dsv4c.codegen.kernels.moe_gate_up",
     "moe_down": "dsv4c.codegen.kernels.moe_down",
+    "mhc_seam": "dsv4c.codegen.kernels.mhc_seam",
+    "mhc_first": "dsv4c.codegen.kernels.mhc_first",
+    "mhc_head": "dsv4c.codegen.kernels.mhc_head",
 }

@@ -85,7 +85,7 @@ class Matrices:
             words = _bytes(make, low, high, (*units, 128)).view(torch.int32)
             scale = ((words << 4) | ((words >> 28) & 15)).view(torch.uint8)
             number = (*self.lead, 2) if self.gate_up else self.lead
-            scale_2 = torch.rand(*number, generator=make, device=DEVICE) * 0.5 + 0.75
+            scale_2 = torch.rand(number, generator=make, device=DEVICE) * 0.5 + 0.75
             return [codes, scale, scale_2 * unit / 3.0]
         middle = 127 + round(math.log2(unit / 3.0))
         if self.form == "mxfp4":

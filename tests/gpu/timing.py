@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -64,7 +65,8 @@ def time_kernel(case: Case, kernel: Callable[..., object]) -> float:
         inputs = case.inputs(seed)
         outputs = [Guarded(shape, dtype, 0xFF).tensor for shape, dtype in case.outputs(inputs)]
         sets.append([*inputs, *outputs])
-    return time_calls([lambda given=given: kernel(*given) for given in sets])
+    call = functools.partial(case.call, kernel) if case.call else kernel
+    return time_calls([lambda given=given: call(*given) for given in sets])
 
 
 def time_baseline(case: Case, baseline: Callable[..., object]) -> float:

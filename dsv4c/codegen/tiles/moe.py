@@ -50,9 +50,9 @@ class Wish:
 
 # By target. A token's bits are the same in all tiles: unit u of K belongs to warp u % 8 of 8.
 GATE_UP: dict[str, tuple[Wish, ...]] = {
-    "sm_90a": (Wish(16, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
+    "sm_90a": (Wish(2, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
     # Not measured.
-    "sm_100a": (Wish(16, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
+    "sm_100a": (Wish(2, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
 }
 DOWN: dict[str, tuple[Wish, ...]] = {
     "sm_90a": (Wish(16, 8, 1, 18432, 8), Wish(0, 8, 1, 18432, 8)),

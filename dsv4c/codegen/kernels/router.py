@@ -1,0 +1,117 @@
+"""Router: logits, scores, top-k or the hash table, weights, and the grouping of pairs by expert."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts, Workspace
+from dsv4c.codegen.kernels import _moe
+from dsv4c.codegen.tiles.router import CHUNK, ROUTER
+
+KIND = "router"
+MOST_EXPERTS, MOST_CHOSEN = 512, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Params(KernelParams):
+    """What decides the kernel's text.
+
+    Args:
+        experts: E.
+        top_k: experts of a token.
+        depth: of x.
+        vocabulary: rows of the table that chooses by token id; 0: the scores choose.
+        scale: of the weights.
+        tiles: key of the tile table: the target.
+    """
+
+    experts: int
+    top_k: int
+    depth: int
+    vocabulary: int
+    scale: float
+    tiles: str
+
+
+def select(facts: NodeFacts, arch: str) -> Params | Refusal:
+    """For inputs (x, gate, bias) or (x, gate, table, ids), results (experts, weights, order, offsets)."""
+    if len(facts.inputs) not in (3, 4) or len(facts.outputs) != 4:
+        counts = f"{len(facts.inputs)} and {len(facts.outputs)}"
+        return Refusal(f"takes 3 or 4 inputs and 4 outputs, not {counts}")
+    x, gate, choice = facts.inputs[:3]
+    if gate.format != "bf16" or len(gate.dims) != 2:
+        return Refusal(f"gate is {gate.format} {list(gate.dims)}; takes bf16 of 2 dims")
+    experts, depth = cast(tuple[int, int], gate.dims)
+    tokens, top_k = facts.outputs[0].dims
+    if not isinstance(top_k, int) or top_k > MOST_CHOSEN or experts > MOST_EXPERTS or depth % 256:
+        most = f"top {MOST_CHOSEN}, {MOST_EXPERTS} experts, a depth in steps of 256"
+        return Refusal(f"top {top_k} of {experts} experts, depth {depth}; takes up to {most}")
+    if reason := _moe.tensor_reason("x", x, "bf16", (tokens, depth)):
+        return Refusal(reason)
+    if reason := _choice_reason(facts, choice, experts, top_k):
+        return Refusal(reason)
+    vocabulary = cast(int, choice.dims[0]) if len(facts.inputs) == 4 else 0
+    return choose(experts, top_k, depth, vocabulary, float(facts.attrs["scale"]), arch)
+
+
+def _choice_reason(facts: NodeFacts, choice: ValueFacts, experts: int, top_k: int) -> str | None:
+    """Why a bias, or a table and ids, is not taken, or None."""
+    tokens = facts.outputs[0].dims[0]
+    if len(facts.inputs) == 4:
+        if choice.format != "i64" or len(choice.dims) != 2 or choice.dims[1] != top_k:
+            return f"table is {choice.format} {list(choice.dims)}; takes i64 with {top_k} columns"
+        return _moe.tensor_reason("ids", facts.inputs[3], "i32", (tokens,))
+    if (choice.format, choice.dims) != ("f32", (experts,)):
+        return f"bias is {choice.format} {list(choice.dims)}; takes f32 [{experts}]"
+    return None
+
+
+def choose(
+    experts: int, top_k: int, depth: int, vocabulary: int, scale: float, arch: str
+) -> Params:
+    """Parameters with the tiles of `dsv4c.codegen.tiles` for `arch`."""
+    return Params(experts, top_k, depth, vocabulary, scale, arch)
+
+
+def kernel_name(params: KernelParams, arch: str) -> str:
+    """`router_e256_k6_4096_x1p5`: experts, chosen, depth, scale; `_hash` with a table."""
+    chosen = cast(Params, params)
+    table = f"_hash{chosen.vocabulary}" if chosen.vocabulary else ""
+    scale = f"{chosen.scale:g}".replace(".", "p").replace("-", "m").replace("+", "")
+    return f"{KIND}_e{chosen.experts}_k{chosen.top_k}_{chosen.depth}_x{scale}{table}"
+
+
+def workspaces(params: KernelParams) -> tuple[Workspace, ...]:
+    """Partial logits, and counters of finished blocks: of all, then of each tile of tokens."""
+    chosen = cast(Params, params)
+    parts = max(tile[2] for tile in _tiles(chosen))
+    return (
+        Workspace("f32", (f"{parts * chosen.experts}*T",)),
+        Workspace("i32", ("2*T",), zeroed=True),
+    )
+
+
+def _tiles(chosen: Params) -> list[tuple[int, int, int, int, int]]:
+    """(most, tokens, parts, k_warps, stages) with parts that divide the chunks of K."""
+    chunks = chosen.depth // _chunk(chosen)
+    fitted: list[tuple[int, int, int, int, int]] = []
+    for tile in ROUTER[chosen.tiles]:
+        parts = max(n for n in range(1, tile.parts + 1) if chunks % n == 0)
+        stages = min(tile.stages, chunks // parts)
+        fitted.append((tile.most, tile.tokens, parts, tile.k_warps, stages))
+    return fitted
+
+
+def _chunk(chosen: Params) -> int:
+    return CHUNK if chosen.depth % CHUNK == 0 else 256
+
+
+def context(params: KernelParams) -> dict[str, object]:
+    """What the template needs beyond the parameters."""
+    chosen = cast(Params, params)
+    return {
+        "chunk": _chunk(chosen),
+        "tiles": tuple((tile[0], tile[1:]) for tile in _tiles(chosen)),
+        "pdl": True,
+    }

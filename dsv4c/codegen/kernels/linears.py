@@ -1,0 +1,124 @@
+"""Linears that share their input: which nodes the template takes, and with what."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import cast
+
+from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
+from dsv4c.codegen.tiles.linears import linears_tiles
+
+KIND = "linears"
+BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
+SCALED = {"mxfp4": 32, "nvfp4": 16}
+# TMA moves rows that begin at multiples of 16 bytes.
+ALIGNMENT = 16
+# Tensor maps and pointers of a launch share 4 KB.
+MOST = 12
+# Of an H100; a B200 has 148.
+SMS = 132
+
+Weight = tuple[str, int, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Params(KernelParams):
+    """What decides the kernel's text.
+
+    Args:
+        depth: columns K of all weights.
+        weights: `format_rows` of each with an f behind the rows for f32 results, joined by `_`;
+            the format is only named where it changes.
+        tiles: key of the tile table: the target.
+    """
+
+    depth: int
+    weights: str
+    tiles: str
+
+
+def select(facts: NodeFacts, arch: str) -> Params | Refusal:
+    """Parameters for inputs (x, weights...) and an output for each, or why it does not fit."""
+    x, *weights = facts.inputs
+    if not weights or len(weights) != len(facts.outputs) or len(weights) > MOST:
+        counts = f"{len(weights)} weights and {len(facts.outputs)} results"
+        return Refusal(f"takes 1 to {MOST} weights and a result for each, not {counts}")
+    if len(x.dims) != 2 or x.dtype != "bf16" or not isinstance(x.dims[1], int):
+        return Refusal(f"x is {x.dtype} {list(x.dims)}; takes bf16 [T, K]")
+    found: list[Weight] = []
+    for weight, y in zip(weights, facts.outputs, strict=True):
+        if reason := _reason(x, weight, y):
+            return Refusal(reason)
+        found.append((str(weight.format), cast(int, weight.dims[0]), y.dtype == "f32"))
+    return choose(x.dims[1], found, arch)
+
+
+def _reason(x: ValueFacts, weight: ValueFacts, y: ValueFacts) -> str | None:
+    """Why a weight or its result is not taken, or None."""
+    if weight.format not in BITS:
+        return f"a weight is {weight.format}; takes {', '.join(BITS)}"
+    if len(weight.dims) != 2 or weight.dims[1] != x.dims[1]:
+        return f"a weight is {list(weight.dims)}; takes [rows, {x.dims[1]}]"
+    rows, depth = weight.dims
+    if not isinstance(rows, int) or not isinstance(depth, int) or rows % 8:
+        return f"a weight has {rows} rows; takes multiples of 8"
+    lines = [depth * BITS[weight.format] // 8, depth * 2]
+    if weight.format in SCALED:
+        lines.append(depth // SCALED[weight.format])
+    for line in lines:
+        if line % ALIGNMENT:
+            return f"{weight.format} of {depth} columns has rows of {line} bytes; takes multiples of 16"
+    if y.dims != (x.dims[0], rows) or y.dtype not in ("bf16", "f32"):
+        return f"a result is {y.dtype} {list(y.dims)}; takes bf16 or f32 {[x.dims[0], rows]}"
+    return None
+
+
+def choose(depth: int, weights: list[Weight], arch: str) -> Params:
+    """Parameters for weights (format, rows, f32 results) of `depth` columns."""
+    texts: list[str] = []
+    before = ""
+    for form, rows, f32 in weights:
+        texts += [form] if form != before else []
+        texts.append(f"{rows}{'f' if f32 else ''}")
+        before = form
+    return Params(depth, "_".join(texts), arch)
+
+
+def weights_of(params: Params) -> tuple[Weight, ...]:
+    """The weights that `choose` was given."""
+    found: list[Weight] = []
+    form = ""
+    text = params.weights
+    while text:
+        named = [name for name in BITS if f"{text}_".startswith(f"{name}_")]
+        if named:
+            form = max(named, key=len)
+            text = text.removeprefix(form).removeprefix("_")
+        rows, _, text = text.partition("_")
+        found.append((form, int(rows.removesuffix("f")), rows.endswith("f")))
+    return tuple(found)
+
+
+def kernel_name(params: KernelParams, arch: str) -> str:
+    """`linears_k4096_fp8_128_1024_512_bf16_64f`: columns; rows by format, f for f32 results."""
+    chosen = cast(Params, params)
+    return f"{KIND}_k{chosen.depth}_{chosen.weights}"
+
+
+def context(params: KernelParams) -> dict[str, object]:
+    """What the template needs beyond the parameters."""
+    chosen = cast(Params, params)
+    weights = weights_of(chosen)
+    formats = tuple(dict.fromkeys(form for form, _, _ in weights))
+    fp4 = any(form in SCALED for form in formats)
+    tiles = linears_tiles(chosen.tiles, fp4)
+    return {
+        "weights": weights,
+        "formats": formats,
+        "bits": tuple(BITS[form] for form in formats),
+        "fp8": any(BITS[form] == 8 for form in formats),
+        "fp4": fp4,
+        "sms": SMS,
+        "tiles": tuple((tile.most, astuple(tile)[1:]) for tile in tiles),
+        "pdl": True,
+    }

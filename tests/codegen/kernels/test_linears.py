@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
+from dsv4c.codegen.kernels import linears as family
+from dsv4c.codegen.render import render
+from dsv4c.codegen.tiles.linears import LinearsTile
+from dsv4c.codegen.worker import MAX_SMEM
+
+CSA: list[family.Weight] = [
+    ("fp8_128", 1024, False),
+    ("fp8_128", 512, False),
+    ("bf16", 1024, True),
+    ("bf16", 64, True),
+]
+ALL: list[family.Weight] = [
+    ("nvfp4", 512, False),
+    ("mxfp4", 256, True),
+    ("fp8_128_f32", 384, False),
+    ("bf16", 72, True),
+    ("fp8_128", 136, True),
+]
+HEAD: list[family.Weight] = [("bf16", 129280, True)]
+NODES = {
+    "csa": (4096, CSA),
+    "q": (1024, [("fp8_128", 32768, False), ("fp8_128", 8192, False)]),
+    "o": (8192, [("fp8_128", 4096, False)]),
+    "pro_o": (16384, [("fp8_128", 7168, False)]),
+    "all": (2560, ALL),
+    "nvfp4": (8192, [("nvfp4", 4096, False)]),
+    "head": (4096, HEAD),
+    "tiny": (128, [("fp8_128", 32, True)]),
+}
+X = ValueFacts("tensor", "bf16", ("T", 4096))
+WEIGHT = ValueFacts("weight", "u8", (1024, 4096), format="fp8_128")
+Y = ValueFacts("tensor", "bf16", ("T", 1024))
+
+
+def select(
+    *weights: ValueFacts, x: ValueFacts = X, ys: tuple[ValueFacts, ...] = (Y,)
+) -> family.Params | Refusal:
+    return family.select(NodeFacts(family.KIND, (x, *weights), ys, {}), "sm_90a")
+
+
+def test_rendered_text(golden: Callable[[str, str], None]) -> None:
+    source = render(family.KIND, family.choose(4096, CSA, "sm_90a"), "sm_90a", ["layers.2"])
+    golden(f"kernels/{source.name}.sm_90a.py", source.text)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("node", NODES)
+def test_rendered_text_has_no_lint(node: str, arch: str) -> None:
+    text = render(family.KIND, family.choose(*NODES[node], arch), arch).body
+    assert max(len(line) for line in text.splitlines()) <= 110
+    command = [sys.executable, "-m", "ruff", "check", "--select", "F,E7,W", "--isolated", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("depth", "weights", "name"),
+    [
+        (4096, CSA, "linears_k4096_fp8_128_1024_512_bf16_1024f_64f"),
+        (2560, ALL, "linears_k2560_nvfp4_512_mxfp4_256f_fp8_128_f32_384_bf16_72f_fp8_128_136f"),
+        (4096, HEAD, "linears_k4096_bf16_129280f"),
+    ],
+)
+def test_names_and_weights(depth: int, weights: list[family.Weight], name: str) -> None:
+    params = family.choose(depth, weights, "sm_90a")
+    assert family.kernel_name(params, "sm_90a") == name
+    assert list(family.weights_of(params)) == weights
+
+
+def test_params_from_facts() -> None:
+    head = ValueFacts("weight", "bf16", (64, 4096), format="bf16")
+    params = select(WEIGHT, head, ys=(Y, ValueFacts("tensor", "f32", ("T", 64))))
+    assert isinstance(params, family.Params)
+    assert family.weights_of(params) == (("fp8_128", 1024, False), ("bf16", 64, True))
+    context = family.context(params)
+    assert context["formats"] == ("fp8_128", "bf16")
+    assert context["fp8"]
+    assert not context["fp4"]
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "y", "reason"),
+    [
+        (replace(X, dtype="f32"), WEIGHT, Y, r"x is f32 \['T', 4096\]; takes bf16"),
+        (replace(X, dims=("T", "K")), WEIGHT, Y, r"x is bf16 \['T', 'K'\]"),
+        (X, replace(WEIGHT, format="f32"), Y, "a weight is f32; takes bf16, fp8_128"),
+        (X, replace(WEIGHT, dims=(1024, 2048)), Y, r"is \[1024, 2048\]; takes \[rows, 4096\]"),
+        (X, replace(WEIGHT, dims=(1020, 4096)), Y, "has 1020 rows; takes multiples of 8"),
+        (X, WEIGHT, replace(Y, dims=("T", 512)), r"bf16 \['T', 512\]; takes bf16 or f32"),
+        (X, WEIGHT, replace(Y, dtype="i32"), "a result is i32"),
+        (
+            replace(X, dims=("T", 128)),
+            replace(WEIGHT, dims=(1024, 128), format="nvfp4"),
+            Y,
+            "nvfp4 of 128 columns has rows of 8 bytes; takes multiples of 16",
+        ),
+    ],
+)
+def test_refuses(x: ValueFacts, weight: ValueFacts, y: ValueFacts, reason: str) -> None:
+    refusal = select(weight, x=x, ys=(y,))
+    assert isinstance(refusal, Refusal)
+    assert re.search(reason, refusal.reason)
+
+
+def test_refuses_too_many_and_unpaired_weights() -> None:
+    assert select(WEIGHT, WEIGHT) == Refusal(
+        "takes 1 to 12 weights and a result for each, not 2 weights and 1 results"
+    )
+    many = select(*13 * [WEIGHT], ys=tuple(13 * [Y]))
+    assert isinstance(many, Refusal)
+
+
+def tiles_of(node: str, arch: str) -> list[LinearsTile]:
+    params = family.choose(*NODES[node], arch)
+    context = family.context(params)
+    tiles = context["tiles"]
+    assert isinstance(tiles, tuple)
+    return [LinearsTile(most, *fields) for most, fields in tiles]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("node", NODES)
+def test_tiles_cover_every_batch_and_fit(node: str, arch: str) -> None:
+    tiles = tiles_of(node, arch)
+    limits = [tile.most for tile in tiles]
+    assert limits[-1] == 0
+    assert limits[:-1] == sorted(set(limits[:-1]))
+    widest = max(16 // family.BITS[form] for form, _, _ in NODES[node][1])
+    for tile in tiles:
+        scales = tile.rows * 4 * max(16, tile.depth // 16) if widest == 4 else 0
+        stage = (tile.rows + tile.tokens) * tile.depth * 2 + scales
+        sums = tile.warps_k * tile.tokens * (tile.rows * widest + 4) * 4
+        assert tile.stages * (stage + 16) + sums <= MAX_SMEM
+        assert tile.tokens >= tile.most
+        assert tile.depth % (64 * tile.warps_k) == 0
+        assert tile.depth % 256 == 0 or widest < 4
+        assert tile.rows % (16 * tile.warps_m) == 0
+        # A tile of FP8 weights has one scale for each 128 columns; a box has at most 256 rows.
+        assert tile.rows <= 64
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_rows_have_the_same_bits_in_a_bucket(node: str) -> None:
+    tiles = tiles_of(node, "sm_90a")
+    for low, high in ((1, 8), (9, 32), (33, 64)):
+        chosen = {
+            next(tile for tile in tiles if not tile.most or n <= tile.most) for n in (low, high)
+        }
+        # Which part of K is added up where.
+        orders = {
+            (tile.warps_k, tile.cluster, tile.depth if tile.cluster > 1 else 0) for tile in chosen
+        }
+        assert len(orders) == 1

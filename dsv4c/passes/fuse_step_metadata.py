@@ -2,15 +2,15 @@
 
     pos, slot, block_table -> rope_angles, window_slots, window_entries, entry_slots, visible_entries
 
-of all layers become one `fused.step_metadata` at the start of the step. Its attributes are those of
+of all layers become one `fused.step_metadata`, the first node of the step. Its attributes are those of
 its nodes, each with the number of the result.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dsv4c.ir.graph import Attr, Graph, Node
+from dsv4c.ir.graph import Attr, Graph, Node, Origin
 from dsv4c.passes.base import PassResult
 from dsv4c.passes.rules import Match, fuse_all, require
 
@@ -27,7 +27,10 @@ class FuseStepMetadata:
 
     def run(self, graph: Graph) -> PassResult:
         first = next((node.name for node in graph.nodes if node.op in OPS), None)
-        return fuse_all(graph, self.name, lambda _, node: node.name == first, _match)
+        result = fuse_all(graph, self.name, lambda _, node: node.name == first, _match)
+        # Step inputs are all that it needs, so it can be first.
+        nodes = sorted(result.graph.nodes, key=lambda node: node.attrs.get("kind") != KIND)
+        return replace(result, graph=result.graph.with_nodes(nodes))
 
 
 def _match(graph: Graph, _: Node) -> Match:
@@ -39,4 +42,5 @@ def _match(graph: Graph, _: Node) -> Match:
         attrs |= {f"{name}{number}": value for name, value in node.attrs.items()}
     count = max(len(node.inputs) for node in nodes)
     outputs = tuple(node.name for node in nodes)
-    return Match(KIND, tuple(nodes), STEP[:count], outputs, attrs=attrs)
+    # Layers share the results: the node belongs to none.
+    return Match(KIND, tuple(nodes), STEP[:count], outputs, attrs=attrs, origin=Origin())

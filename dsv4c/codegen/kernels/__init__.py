@@ -1,6 +1,7 @@
 """The kernel families, one module each; imported on first use."""
 
 MODULES: dict[str, str] = {
+    "step_metadata": "dsv4c.codegen.kernels.step_metadata",
     "rms_norm": "dsv4c.codegen.kernels.rms_norm",
     "latent_compress": "dsv4c.codegen.kernels.latent_compress",
     "qnorm_rope_kv_insert": "dsv4c.codegen.kernels.qnorm_rope_kv_insert",

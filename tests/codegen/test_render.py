@@ -92,4 +92,5 @@ def test_unknown_kind_and_arch() -> None:
 
 def test_params_as_values() -> None:
     params: KernelParams = insert.choose(8, "bf16", 128, "sm_90a")
-    assert list(params.values()) == ["heads", "cache", "page", "eps", "warps", "pdl"]
+    names = ["heads", "cache", "page", "eps", "warps", "pdl", "index_heads"]
+    assert list(params.values()) == names

@@ -8,40 +8,63 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from entries import (
+    data_view,
+    entries,
+    fp8_gates,
+    hadamard,
+    restore,
+    same_gate,
+    scale_view,
+    value_gates,
+)
 from harness import DEVICE, Bench, Case, Gate, Run, Shape, compare, count_gate, rounding_bound
 
 from dsv4c.codegen.kernels import qnorm_rope_kv_insert as family
 
 KIND = family.KIND
 DIM, ROPE, NOPE, BLOCK, PAGE, EPS = 512, 64, 448, 64, 128, 1e-6
+INDEX = family.INDEX_DIM
 ENTRY, PAGE_BYTES = 576, 74880
-HEADS = (8, 64, 128)
+# Heads, and heads of the indexer: tiny, Flash, Pro.
+HEADS, INDEX_HEADS = (8, 64, 128), {8: 32, 64: 64, 128: 64}
 TOKENS = (1, 7, 64, 257, 4096)
 # Pages of 74,880 (fp8) and 131,072 bytes (bf16): the last one lies beyond 2^32 bytes.
 FAR_PAGES = {"fp8": 58_000, "bf16": 33_000}
 
 
 def variants(arch: str) -> list[family.Params]:
-    """Flash, Pro and tiny head counts, both cache formats."""
-    return [family.choose(h, cache, PAGE, arch) for h in HEADS for cache in family.CACHES]
+    """Flash, Pro and tiny head counts, both cache formats, without and with an indexer."""
+    return [
+        family.choose(h, cache, PAGE, arch, index)
+        for h in HEADS
+        for cache in family.CACHES
+        for index in (0, INDEX_HEADS[h])
+    ]
 
 
 def cases() -> list[Case]:
     """Every head count, length and cache; far pages, odd values, an empty batch; then times."""
     found = [
-        make_case(Setup(tokens, heads, cache))
+        make_case(Setup(tokens, heads, cache, index=index))
         for heads in HEADS
         for cache in family.CACHES
         for tokens in TOKENS
+        for index in (0, INDEX_HEADS[heads])
     ]
     for cache in family.CACHES:
         found.append(make_case(Setup(7, 64, cache, "far", FAR_PAGES[cache])))
         found.append(make_case(Setup(64, 64, cache, "odd")))
+        found.append(make_case(Setup(64, 64, cache, "odd", index=64)))
         found.append(make_case(Setup(0, 64, cache, "empty")))
+        found.append(make_case(Setup(0, 64, cache, "empty", index=64)))
         found += [_chain_case(Setup(tokens, 64, cache, "chain")) for tokens in (7, 257)]
     found += [make_case(Setup(t, 64, "fp8", "time")) for t in (1, 8, 17, 64, 256, 1024, 4096, 8192)]
     found += [make_case(Setup(t, 128, "fp8", "time")) for t in (1, 8, 64, 256, 1024, 8192)]
     found += [make_case(Setup(t, 64, "bf16", "time")) for t in (1, 64, 4096)]
+    sizes = (1, 8, 64, 256, 1024, 4096)
+    found += [make_case(Setup(t, 64, "fp8", "time", index=64)) for t in sizes]
+    found += [make_case(Setup(t, 128, "fp8", "time", index=64)) for t in (1, 64, 4096)]
     return found
 
 
@@ -54,10 +77,12 @@ class Setup:
     cache: str
     what: str = "check"
     pages: int | None = None
+    index: int = 0
 
     @property
     def name(self) -> str:
-        tail = "" if self.what == "check" else f"_{self.what}"
+        tail = f"_i{self.index}" if self.index else ""
+        tail += "" if self.what == "check" else f"_{self.what}"
         return f"t{self.tokens}_h{self.heads}_{self.cache}{tail}"
 
     @property
@@ -69,12 +94,16 @@ class Setup:
 def make_case(setup: Setup) -> Case:
     timed = setup.what == "time"
     per_token = 2 * setup.heads * DIM * 2 + DIM * 2 + ROPE * 4 + 4
+    per_token += 2 * setup.index * INDEX * 2
     per_token += ENTRY + 8 if setup.cache == "fp8" else DIM * 2
     baselines = {"eager": torch_version, "compile": _compiled} if setup.heads == 64 else {}
+    baselines = {} if setup.index else baselines
     baselines = baselines if setup.cache == "fp8" else {}
     return Case(
         name=setup.name,
-        kernel=family.kernel_name(family.choose(setup.heads, setup.cache, PAGE, "sm_90a"), ""),
+        kernel=family.kernel_name(
+            family.choose(setup.heads, setup.cache, PAGE, "sm_90a", setup.index), ""
+        ),
         inputs=functools.partial(_inputs, setup),
         outputs=_outputs,
         verify=None if timed else functools.partial(_verify, setup),
@@ -148,7 +177,22 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
         slot[-1] = setup.page_count * PAGE - 1
     if setup.what != "time" and tokens > 1:
         slot[1::5] = -1
-    return [q, kv, norm, angles, _cache(setup, make), slot]
+    found = [q, kv, norm, angles, _cache(setup, make), slot]
+    if setup.index:
+        index = normal(tokens, setup.index, INDEX)
+        if setup.what != "time":
+            # Sums of 128 huge values overflow in the reference's formats too: stay below.
+            sizes = torch.tensor([1.0, 1.0, 40.0, 1e-3, 1e-30, 0.0, 1e15], device=DEVICE)
+            pick = torch.randint(0, 7, (tokens, setup.index, 1), generator=make, device=DEVICE)
+            index = index * sizes[pick]
+        found.append(index.bfloat16())
+        if setup.what == "odd":
+            found[6][3, 1, 5], found[6][4, 2, 70], found[6][5, 0, 9] = (
+                torch.nan,
+                torch.inf,
+                torch.nan,
+            )
+    return found
 
 
 def _cache(setup: Setup, make: torch.Generator) -> torch.Tensor:
@@ -159,7 +203,7 @@ def _cache(setup: Setup, make: torch.Generator) -> torch.Tensor:
 
 
 def _outputs(inputs: Sequence[torch.Tensor]) -> list[tuple[Shape, torch.dtype]]:
-    return [(tuple(inputs[0].shape), torch.bfloat16)]
+    return [(tuple(inputs[i].shape), torch.bfloat16) for i in (0, 6) if i < len(inputs)]
 
 
 def _reference(
@@ -182,13 +226,15 @@ def _reference(
 
 
 def _verify(setup: Setup, run: Run) -> list[Gate]:
-    q, kv, norm, angles, before, slot = run.inputs
+    q, kv, norm, angles, before, slot = run.inputs[:6]
     after = run.states[4]
     if setup.tokens == 0:
         return [count_gate("untouched", before.view(torch.uint8) != after.view(torch.uint8))]
     reference, size = _reference(q, angles, None)
     gates = [compare("q", run.outputs[0], reference, rounding_bound(reference, size, DIM))]
     del reference, size
+    if setup.index:
+        gates += _index_gates(setup, run)
     written = slot >= 0
     at = slot[written].long()
     reference, size = _reference(kv[written], angles[written], norm)
@@ -198,78 +244,37 @@ def _verify(setup: Setup, run: Run) -> list[Gate]:
         restored = before.clone()
         restored.view(-1, DIM)[at] = rows
     else:
-        data, scales = _entries(after, at)
-        gates += _check_fp8(data, scales, reference, rounding_bound(reference, size, DIM, out=0.0))
+        data, scales = entries(after, at, PAGE)
+        gates += fp8_gates(data, scales, reference, rounding_bound(reference, size, DIM, out=0.0))
         rope = data[:, NOPE:].contiguous().view(torch.bfloat16)
         bound = rounding_bound(reference, size, DIM)
         gates.append(compare("kv_rope", rope, reference[:, NOPE:], bound[:, NOPE:]))
-        restored = before.clone()
-        _data_view(restored)[at // PAGE, at % PAGE] = data
-        _scale_view(restored)[at // PAGE, at % PAGE] = scales
-    same = torch.equal(restored.view(torch.uint8), after.view(torch.uint8))
-    return [*gates, Gate("rest_of_cache", same, float(not same))]
+        restored = restore(before, at, PAGE, data, scales)
+    return [*gates, same_gate("rest_of_cache", restored, after)]
 
 
-def _data_view(cache: torch.Tensor) -> torch.Tensor:
-    return cache[:, : ENTRY * PAGE].unflatten(1, (PAGE, ENTRY))
+def _index_reference(x: torch.Tensor, angles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """rope(x) in float64, and the same on absolute values."""
+    x = x.double()
+    cos, sin = (half.double()[:, None] for half in angles.view(-1, 2, ROPE // 2).unbind(1))
+    even, odd = x[..., INDEX - ROPE :: 2], x[..., INDEX - ROPE + 1 :: 2]
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], -1).flatten(-2)
+    even, odd, cos, sin = even.abs(), odd.abs(), cos.abs(), sin.abs()
+    size = torch.stack([even * cos + odd * sin, even * sin + odd * cos], -1).flatten(-2)
+    nope = x[..., : INDEX - ROPE]
+    return torch.cat([nope, turned], -1), torch.cat([nope.abs(), size], -1)
 
 
-def _scale_view(cache: torch.Tensor) -> torch.Tensor:
-    return cache[:, ENTRY * PAGE : (ENTRY + 8) * PAGE].unflatten(1, (PAGE, 8))
-
-
-def _entries(cache: torch.Tensor, at: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Data bytes [n, 576] and scale bytes [n, 8] of entries `at`."""
-    return _data_view(cache)[at // PAGE, at % PAGE], _scale_view(cache)[at // PAGE, at % PAGE]
-
-
-def _scale_byte(amax: torch.Tensor) -> torch.Tensor:
-    """ceil(log2(max(amax, 1e-4) / 448)) + 127, exactly."""
-    mantissa, exponent = torch.frexp(amax.clamp_min(1e-4) / 448)
-    return exponent + 127 - (mantissa == 0.5).int()
-
-
-def _e4m3(value: torch.Tensor) -> torch.Tensor:
-    return value.clamp(-448, 448).float().to(torch.float8_e4m3fn)
-
-
-def _check_fp8(
-    data: torch.Tensor, scales: torch.Tensor, reference: torch.Tensor, bound: torch.Tensor
-) -> list[Gate]:
-    """Codes and scales are the reference's, unless a rounding boundary lies within the bound.
-
-    Every value of [r - bound, r + bound] is rounded to bf16, scaled and encoded; encoding is
-    monotonic, so the permitted codes are those between the ones of the two ends.
-    """
-    shape = (-1, NOPE // BLOCK, BLOCK)
-    r, b = reference[:, :NOPE].reshape(shape), bound[:, :NOPE].reshape(shape)
-    codes = data[:, :NOPE].reshape(shape)
-    # A zero keeps its sign: the reference has no error there.
-    low = torch.where(b == 0, r, r - b).bfloat16().double()
-    high = torch.where(b == 0, r, r + b).bfloat16().double()
-    nan = torch.isnan(r)
-    clean = ~nan.any(-1)
-    largest = torch.maximum(low.abs(), high.abs()).amax(-1)
-    crosses_zero = (low < 0) & (high > 0)
-    smallest = torch.where(crosses_zero, 0.0, torch.minimum(low.abs(), high.abs())).amax(-1)
-    byte = scales[:, : NOPE // BLOCK].int()
-    wrong_scale = clean & ((byte < _scale_byte(smallest)) | (byte > _scale_byte(largest)))
-    step = torch.exp2(byte.double() - 127).unsqueeze(-1)
-    first, last = _e4m3(low / step), _e4m3(high / step)
-    got = codes.view(torch.float8_e4m3fn).float()
-    forced = first.view(torch.uint8) == last.view(torch.uint8)
-    exact = codes == first.view(torch.uint8)
-    between = (got >= first.float()) & (got <= last.float())
-    wrong = ~nan & ~torch.where(forced, exact, between)
-    free, total = int((~forced & ~nan).sum()), forced.numel()
-    return [
-        count_gate("scales", wrong_scale),
-        count_gate("scale_pad", scales[:, NOPE // BLOCK :] != 0),
-        count_gate("code_nan", torch.isnan(got) != nan),
-        count_gate("codes", wrong),
-        # The bound is a few 1e-6 of a value: hardly a code may be undecided by it.
-        Gate("codes_free", free <= 3 + total / 1e3, free / (3 + total / 1e3), f"{free} of {total}"),
-    ]
+def _index_gates(setup: Setup, run: Run) -> list[Gate]:
+    """The indexer's query: values of MXFP4, or RoPE alone beside a bf16 cache."""
+    index, angles, got = run.inputs[6], run.inputs[3], run.outputs[1]
+    reference, size = _index_reference(index, angles)
+    if setup.cache == "bf16":
+        return [compare("index_q", got, reference, rounding_bound(reference, size, 2))]
+    reference = hadamard(reference.flatten(0, 1))
+    size = size.flatten(0, 1).sum(1, keepdim=True) * INDEX**-0.5
+    bound = rounding_bound(reference, size.expand_as(reference), INDEX, out=0.0)
+    return value_gates("index_q_", got.flatten(0, 1), reference, bound)
 
 
 def torch_version(
@@ -299,9 +304,9 @@ def torch_version(
     exponent = torch.ceil(torch.log2(amax / 448))
     codes = (blocks * torch.exp2(-exponent)).to(torch.float8_e4m3fn).view(torch.uint8).flatten(1)
     page, row = slot.long() // PAGE, slot.long() % PAGE
-    _data_view(cache)[page, row] = torch.cat([codes, y[:, NOPE:].view(torch.uint8)], 1)
+    data_view(cache, PAGE)[page, row] = torch.cat([codes, y[:, NOPE:].view(torch.uint8)], 1)
     scales = (exponent + 127).to(torch.uint8).squeeze(-1)
-    _scale_view(cache)[page, row] = torch.nn.functional.pad(scales, (0, 1))
+    scale_view(cache, PAGE)[page, row] = torch.nn.functional.pad(scales, (0, 1))
     return out
 
 

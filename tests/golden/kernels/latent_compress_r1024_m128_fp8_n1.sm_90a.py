@@ -653,21 +653,21 @@ def entry(
             grid=[units * BLOCKS + rows_blocks, 1, 1], cluster=[BLOCKS, 1, 1],
             min_blocks_per_mp=1, preferred_smem_carveout=100, **options
         )
-    elif 14 < tokens <= 128:
-        units = cute.ceil_div(tokens, 8)
-        kernel(q, q_norm, c, step, latent, units, 8).launch(
+    elif 14 < tokens <= 64:
+        units = cute.ceil_div(tokens, 4)
+        kernel(q, q_norm, c, step, latent, units, 4).launch(
             grid=[units * BLOCKS + rows_blocks, 1, 1], cluster=[BLOCKS, 1, 1],
             min_blocks_per_mp=1, preferred_smem_carveout=100, **options
         )
-    elif 128 < tokens <= 512:
+    elif 64 < tokens <= 256:
+        units = cute.ceil_div(tokens, 16)
+        kernel(q, q_norm, c, step, latent, units, 16).launch(
+            grid=[units * BLOCKS + rows_blocks, 1, 1], cluster=[BLOCKS, 1, 1],
+            min_blocks_per_mp=1, preferred_smem_carveout=100, **options
+        )
+    elif 256 < tokens:
         units = cute.ceil_div(tokens, 32)
         kernel(q, q_norm, c, step, latent, units, 32).launch(
-            grid=[units * BLOCKS + rows_blocks, 1, 1], cluster=[BLOCKS, 1, 1],
-            min_blocks_per_mp=1, preferred_smem_carveout=100, **options
-        )
-    elif 512 < tokens:
-        units = cute.ceil_div(tokens, 128)
-        kernel(q, q_norm, c, step, latent, units, 128).launch(
             grid=[units * BLOCKS + rows_blocks, 1, 1], cluster=[BLOCKS, 1, 1],
             min_blocks_per_mp=2, preferred_smem_carveout=100, **options
         )

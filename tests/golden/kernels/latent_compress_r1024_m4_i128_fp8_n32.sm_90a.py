@@ -704,17 +704,29 @@ def entry(
     tokens = q.shape[0]
     rows_blocks = cute.ceil_div(tokens, WARPS)
     options = {"block": [32 * WARPS, 1, 1], "stream": stream, "use_pdl": True}
-    if 0 < tokens <= 256:
+    if 0 < tokens <= 128:
         units = cute.ceil_div(tokens, 1)
         kernel(q, q_norm, main, index, step, latent, units, 1).launch(
             grid=[units + rows_blocks, 1, 1],
             min_blocks_per_mp=1, preferred_smem_carveout=100, **options
         )
-    elif 256 < tokens:
+    elif 128 < tokens <= 384:
+        units = cute.ceil_div(tokens, 2)
+        kernel(q, q_norm, main, index, step, latent, units, 2).launch(
+            grid=[units + rows_blocks, 1, 1],
+            min_blocks_per_mp=2, preferred_smem_carveout=100, **options
+        )
+    elif 384 < tokens <= 2048:
         units = cute.ceil_div(tokens, 4)
         kernel(q, q_norm, main, index, step, latent, units, 4).launch(
             grid=[units + rows_blocks, 1, 1],
-            min_blocks_per_mp=1, preferred_smem_carveout=100, **options
+            min_blocks_per_mp=2, preferred_smem_carveout=100, **options
+        )
+    elif 2048 < tokens:
+        units = cute.ceil_div(tokens, 8)
+        kernel(q, q_norm, main, index, step, latent, units, 8).launch(
+            grid=[units + rows_blocks, 1, 1],
+            min_blocks_per_mp=2, preferred_smem_carveout=100, **options
         )
 
 

@@ -16,4 +16,5 @@ MODULES: dict[str, str] = {
     "mhc_seam": "dsv4c.codegen.kernels.mhc_seam",
     "mhc_first": "dsv4c.codegen.kernels.mhc_first",
     "mhc_head": "dsv4c.codegen.kernels.mhc_head",
+    "sample": "dsv4c.codegen.kernels.sample",
 }

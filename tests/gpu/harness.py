@@ -22,7 +22,7 @@ import torch
 # Asks the driver's management library: the process stays able to fork and use CUDA in children.
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 # Without a GPU the cases run on the CPU, with a stand-in for the kernel: the gates are tested so.
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DEVICE = os.environ.get("DSV4C_CASE_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
 GUARD = 256
 # 0xFF is NaN in f32, bf16, E4M3 and E8M0 but -1 as an index; 0x7F is a large finite bf16 value.
 POISONS = (0xFF, 0x7F, 0x00)

@@ -139,15 +139,16 @@ class Packing:
         return shape
 
     def pack(self, fmt: str, part: str, tensors: Sequence[Tensor]) -> Tensor:
-        """The packed component, contiguous.
+        """The packed component, contiguous, on the device of the tensors; it is made on the CPU.
 
         Args:
             fmt: weight format.
             part: name of the component.
             tensors: it, of each weight.
         """
-        pieces = list(self.pieces(fmt, part, tensors))
-        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        pieces = list(self.pieces(fmt, part, [tensor.cpu() for tensor in tensors]))
+        whole = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
+        return whole.to(tensors[0].device)
 
     def pieces(self, fmt: str, part: str, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
         """`pack` in contiguous pieces along the first dim, each small enough for a core's cache."""
@@ -166,11 +167,13 @@ class Packing:
         self, fmt: str, part: str, packed: Tensor, shapes: Sequence[Shape]
     ) -> tuple[Tensor, ...]:
         """Inverse of `pack`: the component of each weight, whose shapes are given."""
-        joined = self._joined(shapes)
+        joined, device = self._joined(shapes), packed.device
+        packed = packed.cpu()
         for layout in reversed(self._layouts(fmt, part)):
             packed = layout.unpack(packed)
         packed = packed[tuple(slice(size) for size in joined)]
-        return self.join.unpack(fmt, part, packed, shapes) if self.join else (packed,)
+        found = self.join.unpack(fmt, part, packed, shapes) if self.join else (packed,)
+        return tuple(tensor.to(device) for tensor in found)
 
     def _joined(self, shapes: Sequence[Shape]) -> Shape:
         assert self.join or len(shapes) == 1, f"{self.name} takes one weight"

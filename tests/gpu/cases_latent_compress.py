@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from entries import entries, fp4_gates, fp8_gates, hadamard, restore, same_gate
 from harness import DEVICE, Bench, Case, Gate, Run, Shape, compare, rounding_bound
+from latent_compress_torch import torch_version
 
 from dsv4c.codegen.kernels import latent_compress as family
 
@@ -154,8 +155,15 @@ def make_case(setup: Setup) -> Case:
         outputs=_outputs,
         verify=None if timed else functools.partial(_verify, setup),
         states=states,
-        bench=Bench(_bytes(setup)) if timed else None,
+        bench=Bench(_bytes(setup), baselines=_baselines(setup)) if timed else None,
     )
+
+
+def _baselines(setup: Setup) -> dict[str, Callable[..., object]]:
+    """Torch, eager and compiled, for decode."""
+    if setup.model != "flash" or setup.batch not in ("mix1", "mix64"):
+        return {}
+    return {"eager": torch_version, "compile": torch.compile(torch_version, dynamic=False)}
 
 
 def _bytes(setup: Setup) -> int:

@@ -12,7 +12,10 @@ from dsv4c.passes.common_subexpressions import CommonSubexpressions
 from dsv4c.passes.dead_code import DeadCode
 from dsv4c.passes.fuse_gather_gemm import FuseGatherGemm
 from dsv4c.passes.fuse_inverse_rope_wo_a import FuseInverseRopeWoA
+from dsv4c.passes.fuse_moe_down import FuseMoeDown
+from dsv4c.passes.fuse_moe_gate_up import FuseMoeGateUp
 from dsv4c.passes.fuse_qnorm_rope_quant import FuseQnormRopeQuant
+from dsv4c.passes.fuse_router import FuseRouter
 
 
 def largest_step(chunk: int) -> dict[str, int]:
@@ -40,6 +43,9 @@ def pipeline(target: str, env: Mapping[str, int], start: str = "model") -> tuple
             FuseQnormRopeQuant(),  # q norm + RoPE; kv norm + RoPE + quantise + window insert
             FuseGatherGemm(),  # gather + QK^T + softmax with sink + PV
             FuseInverseRopeWoA(),  # inverse RoPE + grouped wo_a
+            FuseRouter(),  # logits + choice of experts + pairs by expert
+            FuseMoeGateUp(),  # w1, w3, SwiGLU and routing weight of all experts
+            FuseMoeDown(),  # w2 of all experts + their sum
             DeadCode(),
         ),
         # a template for each fused node

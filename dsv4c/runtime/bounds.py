@@ -101,7 +101,16 @@ def magnitude_of(node: Node, value: str, operands: Sequence[Operand]) -> Magnitu
             "above", "model", node.inputs, _above(node.body, needed), needed, node.body.types
         )
         inner = {**values, **run_graph(above, copies, "exact")}
-        return magnitude_of(part, value, [inner[one] for one in part.inputs])
+        made = [node.body.producers.get(one) for one in part.inputs]
+        # What is summed may itself be sums, with rounding of their own.
+        sums = {
+            one: magnitude_of(node, one, operands)
+            for one, maker in zip(part.inputs, made, strict=True)
+            if maker is not None and OPS[maker.op].summed
+        }
+        sizes = {one: size for one, (size, _) in sums.items() if size is not None}
+        found, terms = magnitude_of(part, value, [{**inner, **sizes}[one] for one in part.inputs])
+        return found, max([terms, *(count for _, count in sums.values())])
     if not OPS[node.op].summed:
         return None, 0
     absolute = [_absolute(operand) for operand in operands]
@@ -187,9 +196,15 @@ def _width(type_: CacheType | RowsType) -> int:
     return type_.width if isinstance(type_, RowsType) else type_.layout.width
 
 
+def is_routing(node: Node) -> bool:
+    """Whether a node chooses experts by their scores; its first results are experts and weights."""
+    parts = node.body.nodes if node.body else (node,)
+    return any(part.op == "route_learned" for part in parts)
+
+
 def only_ties(results: Sequence[Operand], expected: Sequence[Operand]) -> bool:
     """Whether two routings differ only between experts whose weights are equal but for rounding."""
-    (_, weights), (_, exact) = results, expected
+    (_, weights, *_), (_, exact, *_) = results, expected
     assert isinstance(weights, torch.Tensor)
     assert isinstance(exact, torch.Tensor)
     gap = (weights.double().sort(1).values - exact.double().sort(1).values).abs()

@@ -17,7 +17,15 @@ from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.interp import run_node
 from dsv4c.ir.types import TensorType
 from dsv4c.ir.values import Operand, State
-from dsv4c.runtime.bounds import Magnitude, magnitude_of, only_ties, ratio, state_ratio, steps_of
+from dsv4c.runtime.bounds import (
+    Magnitude,
+    is_routing,
+    magnitude_of,
+    only_ties,
+    ratio,
+    state_ratio,
+    steps_of,
+)
 from dsv4c.runtime.session import Session
 
 
@@ -74,7 +82,7 @@ class Checker:
                 ratio = self._tensor_ratio(node, value, result, expected, magnitude)
             if not ratio <= worst:
                 worst, where = ratio, value
-        if node.op == "route_learned" and worst > 1:
+        if is_routing(node) and worst > 1:
             worst = 0.0 if only_ties(results, self._expected) else worst
         self.checks.append(
             NodeCheck(node.name, node.kind, node.impl, node.origin.layer, self._steps, worst, where)

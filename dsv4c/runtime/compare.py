@@ -22,7 +22,14 @@ from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.types import TensorType
 from dsv4c.ir.values import Operand, State, Weight
 from dsv4c.runtime.batch import Rows
-from dsv4c.runtime.bounds import magnitude_of, only_ties, ratio, state_ratio, steps_of
+from dsv4c.runtime.bounds import (
+    is_routing,
+    magnitude_of,
+    only_ties,
+    ratio,
+    state_ratio,
+    steps_of,
+)
 from dsv4c.runtime.executor import Executor, step_sizes
 from dsv4c.runtime.session import Session
 
@@ -173,7 +180,7 @@ class _Lockstep:
         operands = [self._operand(value) for value in node.inputs]
         results = side.executor.run(node, operands, side.sizes)
         chain = side.since(node, self.common)
-        tied = node.op == "route_learned" and self._only_ties(node, results)
+        tied = is_routing(node) and self._only_ties(node, results)
         found: list[Compared] = []
         for value, result in zip(node.outputs, results, strict=True):
             if value in self.common:

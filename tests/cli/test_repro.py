@@ -56,7 +56,7 @@ def test_nan_guard_names_the_node_and_saves_it(
 
     def wrong(self: Executor, node: Any, operands: Any, sizes: Any) -> Any:
         results = run(self, node, operands, sizes)
-        if node.name == "L2.ffn.gate":
+        if node.name == "L2.ffn.act":
             made = results[0]
             assert isinstance(made, torch.Tensor)
             made[2, 1, 5] = torch.nan
@@ -68,12 +68,12 @@ def test_nan_guard_names_the_node_and_saves_it(
     result = call(*words, "--json")
     assert result.exit_code == 6
     first = json.loads(result.stdout)["first"]
-    assert (first["node"], first["layer"], first["kind"]) == ("L2.ffn.gate", 2, "expert_linear")
+    assert (first["node"], first["layer"], first["kind"]) == ("L2.ffn.act", 2, "fused.moe_gate_up")
     assert (first["slot"], first["position"], first["index"]) == (0, 2, [2, 1, 5])
     assert "DSV502: 1 elements are not finite" in result.stderr
     assert "layer 2, step 1, sequence 0, position 2" in result.stderr
     assert f"python {saved}/run.py runs the node alone" in result.stderr
-    assert json.loads((saved / "case.json").read_text())["node"] == "L2.ffn.gate"
+    assert json.loads((saved / "case.json").read_text())["node"] == "L2.ffn.act"
 
 
 def test_check_and_nan_guard_exclude_each_other(plan: Path) -> None:

@@ -78,9 +78,10 @@ def test_routed_experts_read_the_chosen_ones(fmt: str, megabytes: float) -> None
     chosen = TensorType("i32", (T, 6))
     up, down = WeightType(fmt, (256, 2048, 4096)), WeightType(fmt, (256, 4096, 2048))
     parts = [(x(4096), up), (x(4096), up), (x(6, 2048), down)]
-    costs = [(a, cost("expert_linear", a, w, chosen)) for a, w in parts]
+    groups = (chosen, TensorType("i32", (257,)))
+    costs = [(a, cost("expert_linear", a, w, *groups)) for a, w in parts]
     assert sum(one.flops for _, one in costs) / 1e6 == pytest.approx(301.99, rel=0.01)
-    read = sum(one.read - activations(a, chosen) for a, one in costs)
+    read = sum(one.read - activations(a, *groups) for a, one in costs)
     assert read / 1e6 == pytest.approx(megabytes, rel=0.001)
 
 
@@ -90,12 +91,13 @@ def test_distinct_experts_of_a_batch() -> None:
     types: dict[str, Type] = {
         "x": x(4096),
         "w": weight,
-        "e": TensorType("i32", (T, 6)),
+        "o": TensorType("i32", (T, 6)),
+        "b": TensorType("i32", (257,)),
         "y": x(6, 2048),
     }
-    node = Node("expert_linear", ("x", "w", "e"), ("y",))
+    node = Node("expert_linear", ("x", "w", "o", "b"), ("y",))
     env = {**ENV, "T": 64}
-    read = node_cost(node, types, env).read - 64 * (4096 * 2 + 6 * 4)
+    read = node_cost(node, types, env).read - 64 * (4096 * 2 + 6 * 4) - 257 * 4
     assert read / weight.nbytes(env) == pytest.approx(199.9 / 256, rel=0.001)
 
 

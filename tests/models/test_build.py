@@ -69,7 +69,7 @@ INDEXER = COMPRESSOR + Counter(
     hadamard=2, fake_quant=1, linear=2, view=1, rope=1, rope_angles=1, index_scores=1, topk_entries=1
 )  # fmt: skip
 MOE = Counter(
-    {**MHC, "rms_norm": 1, "linear": 4, "expert_linear": 3, "routed_swiglu": 1, "swiglu": 1, "combine": 1}
+    {**MHC, "rms_norm": 1, "linear": 4, "group_tokens": 1, "expert_linear": 3, "routed_swiglu": 1, "swiglu": 1, "combine": 1}
 )  # fmt: skip
 
 

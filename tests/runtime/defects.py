@@ -74,9 +74,12 @@ def attrs(name: str, node: str, op: str, **changed: Attr) -> Defect:
 
 
 def swapped(name: str, node: str, first: int, second: int) -> Defect:
-    """Two operands exchanged."""
+    """Two operands exchanged, of the node or of the part of its body that makes its result."""
 
     def edit(one: Node) -> Node:
+        if one.body is not None:
+            parts = [edit(part) if part.name == node else part for part in one.body.nodes]
+            return replace(one, body=replace(one.body, nodes=tuple(parts)))
         inputs = list(one.inputs)
         inputs[first], inputs[second] = inputs[second], inputs[first]
         return replace(one, inputs=tuple(inputs))
@@ -163,7 +166,7 @@ PLAIN = [
     operand("mHC comb transposed", "L1.attn.streams", 3, lambda comb: comb.transpose(1, 2)),
     attrs("Sinkhorn stopped after one round", "L2.ffn.pre", "mhc_coefficients", iters=1),
     attrs("routed SwiGLU without clamp", "L1.ffn.act", "routed_swiglu", limit=1e9),
-    attrs("shared SwiGLU without clamp", "L3.ffn.shared.act", "swiglu", limit=1e9),
+    attrs("shared SwiGLU without clamp", "L3.ffn.act", "swiglu", limit=1e9),
     stale("partial rows not written", "L0.attn.compressor.pooled"),
     stale("window cache not written", "L2.attn.q"),
     operand("entry written to another page", "L0.attn.compressor.cache.1", 2, _next_page(32)),
@@ -173,17 +176,17 @@ PLAIN = [
     attrs("routed scaling left out", "L1.ffn.experts", "route_learned", scale=1.0),
     swapped("gate and up exchanged", "L1.ffn.act", 0, 1),
     result("top-k one short", "L0.attn.indexer.selected", 0, _last_dropped),
-    operand("router bias ignored", "L2.ffn.experts", 1, torch.zeros_like),
+    operand("router bias ignored", "L2.ffn.experts", 2, torch.zeros_like),
     operand("position bias left out", "L1.attn.compressor.pooled", 3, torch.zeros_like),
     attrs("compressor RoPE at the wrong end", "L1.attn.compressor.angles", "rope_angles", offset=0),
     operand("groups of wo_a reversed", "L0.attn.z", 2, lambda w: w.unflatten(0, (2, -1)).flip(0).flatten(0, 1)),
-    operand("shared expert left out", "L2.ffn.y", 1, torch.zeros_like),
+    operand("shared expert left out", "L2.ffn.y", 3, torch.zeros_like),
     result("linear 1.25 times, cosine 1", "L3.attn.q_b", 0, lambda y: 1.25 * y),
     operand("logits of the row before", "head.rows", 1, lambda rows: (rows - 1).clamp_min(0)),
     attrs("epsilon of another model", "L2.attn.q", "rms_norm", eps=1e-2),
     operand("index scores see the future", "L3.attn.indexer.scores", 3, lambda pos: pos + 8),
-    operand("experts one off", "L1.ffn.gate", 2, lambda experts: (experts + 1) % 6),
-    result("accumulated in bf16", "L2.ffn.shared.down", 0, lambda y: y.bfloat16().float()),
+    operand("experts one off", "L1.ffn.act", 3, lambda offsets: torch.cat((offsets[:1], offsets[:-1]))),
+    result("accumulated in bf16", "L2.attn.y", 0, lambda y: y.bfloat16().float()),
 ]  # fmt: skip
 
 FP8 = [

@@ -24,7 +24,7 @@ from dsv4c.runtime.case import capture, reference_run, write_case
 Tokens = Callable[[int, int], list[int]]
 NODES = [
     *("embedded", "L1.attn.q", "L2.attn.o", "L0.attn.compressor.pooled", "L0.attn.indexer.scores"),
-    *("L0.attn.indexer.cache.1", "L1.ffn.experts", "L1.ffn.down", "head.logits"),
+    *("L0.attn.indexer.cache.1", "L1.ffn.experts", "L1.ffn.y", "head.logits"),
 ]
 
 

@@ -44,8 +44,8 @@ def select(facts: NodeFacts, arch: str) -> Params | Refusal:
         return Refusal(f"gate is {gate.format} {list(gate.dims)}; takes bf16 of 2 dims")
     experts, depth = cast(tuple[int, int], gate.dims)
     tokens, top_k = facts.outputs[0].dims
-    if not isinstance(top_k, int) or top_k > MOST_CHOSEN or experts > MOST_EXPERTS or depth % 256:
-        most = f"top {MOST_CHOSEN}, {MOST_EXPERTS} experts, a depth in steps of 256"
+    if not isinstance(top_k, int) or top_k > MOST_CHOSEN or experts > MOST_EXPERTS or depth % CHUNK:
+        most = f"top {MOST_CHOSEN}, {MOST_EXPERTS} experts, a depth in steps of {CHUNK}"
         return Refusal(f"top {top_k} of {experts} experts, depth {depth}; takes up to {most}")
     if reason := _moe.tensor_reason("x", x, "bf16", (tokens, depth)):
         return Refusal(reason)
@@ -85,33 +85,29 @@ def kernel_name(params: KernelParams, arch: str) -> str:
 def workspaces(params: KernelParams) -> tuple[Workspace, ...]:
     """Partial logits, and counters of finished blocks: of all, then of each tile of tokens."""
     chosen = cast(Params, params)
-    parts = max(tile[2] for tile in _tiles(chosen))
+    parts = max(tile[3] for tile in _tiles(chosen))
     return (
         Workspace("f32", (f"{parts * chosen.experts}*T",)),
         Workspace("i32", ("2*T",), zeroed=True),
     )
 
 
-def _tiles(chosen: Params) -> list[tuple[int, int, int, int, int]]:
-    """(most, tokens, parts, k_warps, stages) with parts that divide the chunks of K."""
-    chunks = chosen.depth // _chunk(chosen)
-    fitted: list[tuple[int, int, int, int, int]] = []
+def _tiles(chosen: Params) -> list[tuple[int, int, int, int, int, int]]:
+    """The tiles' fields, with parts that divide the chunks of K."""
+    chunks = chosen.depth // CHUNK
+    fitted: list[tuple[int, int, int, int, int, int]] = []
     for tile in ROUTER[chosen.tiles]:
         parts = max(n for n in range(1, tile.parts + 1) if chunks % n == 0)
         stages = min(tile.stages, chunks // parts)
-        fitted.append((tile.most, tile.tokens, parts, tile.k_warps, stages))
+        fitted.append((tile.most, tile.rows, tile.tokens, parts, tile.k_warps, stages))
     return fitted
-
-
-def _chunk(chosen: Params) -> int:
-    return CHUNK if chosen.depth % CHUNK == 0 else 256
 
 
 def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
     return {
-        "chunk": _chunk(chosen),
+        "chunk": CHUNK,
         "tiles": tuple((tile[0], tile[1:]) for tile in _tiles(chosen)),
         "pdl": True,
     }

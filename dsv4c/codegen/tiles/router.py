@@ -11,27 +11,30 @@ class RouterTile:
 
     Args:
         most: largest T.
+        rows: experts of a block.
         tokens: of a block.
         parts: blocks along K, at most; they divide the chunks of K. A token's bits are the same for
             all T with the same number of parts and K warps.
-        k_warps: of 16 warps, along K; the others are along the tokens.
+        k_warps: of 8 warps, along K; the others are along the tokens.
         stages: chunks of K in flight.
     """
 
     most: int
+    rows: int
     tokens: int
     parts: int
     k_warps: int
     stages: int
 
 
-CHUNK = 512  # of K
+CHUNK = 256  # of K
 # By target; those of sm_100a are not measured.
 ROUTER: dict[str, tuple[RouterTile, ...]] = {
     arch: (
-        RouterTile(8, 8, 8, 16, 2),
-        RouterTile(64, 64, 8, 4, 2),
-        RouterTile(0, 64, 1, 4, 2),
+        RouterTile(8, 16, 8, 8, 8, 4),
+        RouterTile(64, 16, 16, 4, 8, 4),
+        RouterTile(1024, 16, 16, 1, 8, 4),
+        RouterTile(0, 64, 64, 1, 2, 3),
     )
     for arch in ("sm_90a", "sm_100a")
 }

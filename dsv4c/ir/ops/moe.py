@@ -1,11 +1,16 @@
-"""Mixture of experts: router, expert linears, clamped SwiGLU, combine (deepseek-v4.md 3.8)."""
+"""Mixture of experts: router, grouping, expert linears, clamped SwiGLU, combine (deepseek-v4.md 3.8)."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch.nn import functional
 
+from dsv4c.ir.graph import Attr
 from dsv4c.ir.op import Arg, CostRule, OpSpec, register
+from dsv4c.ir.types import TensorType, Type, WeightType
 from dsv4c.ir.values import Context, Weight
 
 
@@ -66,21 +71,59 @@ register(
 )
 
 
-def expert_linear(ctx: Context, x: torch.Tensor, w: Weight, experts: torch.Tensor) -> torch.Tensor:
-    tokens, k = experts.shape
-    x = (x if x.dim() == 3 else x[:, None].expand(-1, k, -1)).to(ctx.compute)
-    y = torch.zeros(tokens, k, w.type.dims[1], dtype=ctx.compute, device=x.device)
-    for e in experts.unique().tolist():
-        t, j = (experts == e).nonzero(as_tuple=True)
-        y[t, j] = x[t, j] @ w.expert(e, ctx.compute).T
-    return y
+def group_tokens(
+    ctx: Context, experts: torch.Tensor, bounds: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    flat = experts.flatten().long()
+    offsets = flat.new_zeros(bounds)
+    offsets[1:] = flat.bincount(minlength=bounds - 1).cumsum(0)
+    return flat.argsort(stable=True).view(experts.shape), offsets
+
+
+register(
+    OpSpec(
+        "group_tokens",
+        "order = pair numbers t * k + j by expert, then number; expert e's: offsets[e] to offsets[e+1]",
+        (Arg("experts", "T k", dtype="i32"),),
+        (Arg("order", "T k", dtype="i32"), Arg("offsets", "bounds", dtype="i32")),
+        group_tokens,
+        attrs={"bounds": int},
+    )
+)
+
+
+def expert_linear(
+    ctx: Context, x: torch.Tensor, w: Weight, order: torch.Tensor, offsets: torch.Tensor
+) -> torch.Tensor:
+    tokens, k = order.shape
+    y = torch.zeros(tokens * k, w.type.dims[1], dtype=ctx.compute, device=x.device)
+    flat, bounds = order.flatten().long(), offsets.tolist()
+    rows = x.flatten(0, 1) if x.dim() == 3 else x
+    for e, (begin, end) in enumerate(pairwise(bounds)):
+        if begin < end:
+            pairs = flat[begin:end]
+            source = pairs if x.dim() == 3 else pairs // k
+            y[pairs] = rows[source].to(ctx.compute) @ w.expert(e, ctx.compute).T
+    return y.view(tokens, k, -1)
+
+
+def _expert_bounds(types: Sequence[Type], attrs: Mapping[str, Attr]) -> str:
+    weight, offsets = types[1], types[3]
+    assert isinstance(weight, WeightType) and isinstance(offsets, TensorType)
+    wanted = (weight.dims[0] + 1,)
+    return "" if offsets.dims == wanted else f"offsets are {offsets.dims}, expected {wanted}"
 
 
 register(
     OpSpec(
         "expert_linear",
-        "y[t, j] = x[t (, j)] @ w[experts[t, j]].T",
-        (Arg("x", "T *j d"), Arg("w", "E n d", "weight"), Arg("experts", "T k", dtype="i32")),
+        "y[t, j] = x[t (, j)] @ w[expert of pair t * k + j].T; the experts as group_tokens gives them",
+        (
+            Arg("x", "T *j d"),
+            Arg("w", "E n d", "weight"),
+            Arg("order", "T k", dtype="i32"),
+            Arg("offsets", "bounds", dtype="i32"),
+        ),
         (Arg("y", "T k n", dtype="attr"),),
         expert_linear,
         attrs={"dtype": "bf16"},
@@ -89,6 +132,7 @@ register(
         traffic=lambda dims, attrs: (
             -dims["weight_bytes"] * (1.0 - dims["k"] / dims["E"]) ** dims["T"]
         ),
+        check=_expert_bounds,
         summed="d",
     )
 )

@@ -245,20 +245,22 @@ class _Model:
         else:
             bias = self.w(f"{prefix}gate.bias")
             experts, weights = g.add_many("route_learned", names, logits, bias, **route)
+        bounds = c.n_routed_experts + 1
+        groups = g.add_many("group_tokens", ("order", "offsets"), experts, bounds=bounds)
         gate, up = (
             g.add(
                 "expert_linear",
                 name,
                 x,
                 self.w(f"{prefix}experts.{w}"),
-                experts,
+                *groups,
                 dtype=self.o.dtype,
             )
             for name, w in (("gate", "w1"), ("up", "w3"))
         )
         a = g.add("routed_swiglu", "act", gate, up, weights, limit=c.swiglu_limit)
         down = self.w(f"{prefix}experts.w2")
-        routed = g.add("expert_linear", "down", a, down, experts, dtype=self.o.dtype)
+        routed = g.add("expert_linear", "down", a, down, *groups, dtype=self.o.dtype)
         with g.scope("shared"):
             gate, up = (
                 self.linear(name, x, f"{prefix}shared_experts.{w}")

@@ -80,11 +80,19 @@ def test_scores_at_the_ends_of_the_range(logit: float) -> None:
     assert weights[0].tolist() == pytest.approx([s / sum(shares) for s in shares], rel=1e-6)
 
 
+def test_pairs_are_grouped_by_expert_in_the_order_of_tokens() -> None:
+    experts = torch.tensor([[2, 0], [4, 2], [0, 2]], dtype=torch.int32)
+    order, offsets = call("group_tokens", experts, bounds=6)
+    assert order.flatten().tolist() == [1, 4, 0, 3, 5, 2]
+    assert offsets.tolist() == [0, 2, 2, 5, 5, 6]
+
+
 @pytest.mark.parametrize("per_choice", [False, True])
 def test_expert_linear(per_choice: bool) -> None:
     w, experts = weight(random(5, 3, 4, seed=1)), torch.tensor([[0, 4], [2, 2], [4, 1]])
     x = random(3, 2, 4) if per_choice else random(3, 4)
-    (found,) = call("expert_linear", x, w, experts.int())
+    groups = call("group_tokens", experts.int(), bounds=6)
+    (found,) = call("expert_linear", x, w, *groups)
     dense = w.components[0].double()
     for t in range(3):
         for j in range(2):

@@ -34,14 +34,6 @@ RUNS: dict[str, dict[tuple[str, ...], str]] = {
         GATE_UP: "gate_up_16+mma_fp4+mma_nvfp4_scales",
         DOWN: "mma_fp4+mma_nvfp4_scales",
     },
-    "gate/up interleaved, codes in wgmma's order": {
-        GATE_UP: "gate_up_8+wgmma_64x64",
-        DOWN: "wgmma_64x64",
-    },
-    "gate/up interleaved, scales in 128x4 tiles": {
-        GATE_UP: "gate_up_8+scales_128x4",
-        DOWN: "scales_128x4",
-    },
 }
 SPEED = 0.6
 Result = dict[str, float]

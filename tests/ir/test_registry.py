@@ -82,7 +82,7 @@ CASES: dict[str, Case] = {
     "routed_swiglu": Case({"limit": 10.0}),
     "swiglu": Case({"limit": 10.0}),
     "take_rows": Case(sizes={"*b": (4, 12)}),
-    "topk_entries": Case({"page": PAGE, "k": 20}, {"E": Sym("P", PAGE)}),
+    "topk_entries": Case({**PAGED, "k": 20}, {"E": Sym("P", PAGE)}),
     "view": Case({"shape": (2, 18)}, {"*b": (3, 12)}),
     "visible_entries": Case(PAGED),
     "window_entries": Case({"ring": 256, "window": 128}),

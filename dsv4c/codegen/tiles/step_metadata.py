@@ -21,6 +21,6 @@ class StepTile:
 
 
 STEP_METADATA: dict[str, StepTile] = {
-    "sm_90a": StepTile(warps=4, part=1024, pdl=True),
-    "sm_100a": StepTile(warps=4, part=1024, pdl=True),
+    "sm_90a": StepTile(warps=4, part=256, pdl=True),
+    "sm_100a": StepTile(warps=4, part=256, pdl=True),
 }

@@ -69,7 +69,8 @@ def index_scores(
 register(
     OpSpec(
         "index_scores",
-        "I[t, s] = scale * sum_h w[t, h] * relu(q[t, h] . key[s]) over visible entries, else -inf",
+        "I[t, s] = scale * sum_h w[t, h] * relu(q[t, h] . key[s]) over visible entries; -inf elsewhere"
+        " and where that is NaN",
         (
             Arg("q", "T h d"),
             Arg("weights", "T h"),
@@ -97,33 +98,37 @@ register(
 def topk_entries(
     ctx: Context,
     scores: torch.Tensor,
+    pos: torch.Tensor,
     slot: torch.Tensor,
     block_table: torch.Tensor,
+    ratio: int,
     page: int,
     k: int,
 ) -> torch.Tensor:
     n = min(k, scores.shape[1])
-    scores = scores.masked_fill(scores.isnan(), -torch.inf)  # sort would put them first
-    best, entry = scores.sort(dim=1, descending=True, stable=True)
-    best, entry = best[:, :n], entry[:, :n]
-    table = block_table[slot.clamp(min=0)]
-    index = table.gather(1, torch.div(entry, page, rounding_mode="floor")) * page + entry % page
-    index = torch.where(best > -torch.inf, index, -1)
+    index = visible_entries(ctx, pos, slot, block_table, ratio, page)
+    # sort would put numbers that are none first
+    best = scores.masked_fill((index < 0) | scores.isnan(), -torch.inf)
+    best, entry = best.sort(dim=1, descending=True, stable=True)
+    entry = entry.masked_fill(best == -torch.inf, index.shape[1])[:, :n].sort(dim=1).values
+    index = torch.nn.functional.pad(index, (0, 1), value=-1).gather(1, entry)
     return torch.nn.functional.pad(index, (0, k - n), value=-1)
 
 
 register(
     OpSpec(
         "topk_entries",
-        "paged entries of the k best scores, ties to the lowest entry; -1 where fewer are visible",
+        "paged entries of the k best scores among those visible, in their own order, then -1; ties to"
+        " the lowest entry, never one whose score is -inf or NaN",
         (
             Arg("scores", "T E", dtype="f32"),
+            Arg("pos", "T", dtype="i32"),
             Arg("slot", "T", dtype="i32"),
             Arg("block_table", "S P", dtype="i32"),
         ),
         (Arg("index", "T k", dtype="i32"),),
         topk_entries,
-        attrs={"page": int, "k": int},
+        attrs={"ratio": int, "page": int, "k": int},
         flops=lambda dims, attrs: 2.0 * dims["T"] * dims["E"],
     )
 )

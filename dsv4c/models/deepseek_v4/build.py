@@ -231,8 +231,10 @@ class _Model:
                 page=page,
                 scale=width**-0.5 * heads**-0.5,
             )
-            args = (scores, "slot", "block_table")
-            return g.add("topk_entries", "selected", *args, page=page, k=c.index_topk)
+            args = (scores, "pos", "slot", "block_table")
+            return g.add(
+                "topk_entries", "selected", *args, ratio=layer.ratio, page=page, k=c.index_topk
+            )
 
     def moe(self, x: str, prefix: str, layer: LayerConfig) -> str:
         g, c = self.g, self.c

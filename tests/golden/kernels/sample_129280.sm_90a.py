@@ -7,11 +7,10 @@
     logits  f32 [R, 129280]       ids  i32 [R]
     temperature, top_p  f32 [R]     top_k, position  i32 [R]     seed  i32 [R, 2]
 
-A cluster of 8 blocks does a row. Its logits stay in registers, as keys in their order; everything is
-found by bisection: the largest key with at least k tokens above, or with at least p of the weight,
-the index that cuts off equal ones, and the index up to which the sum passes the random number. Sums
-are of integers, so no order of adding matters, and each float operation is rounded on its own: the
-token is that of the reference, whatever the batch.
+A cluster of 8 blocks does a row, whose logits stay in registers, as keys in their order. What is kept
+is found by bisection: the largest key with enough tokens or weight at and above it, and the index
+that cuts off equal ones. Sums are of integers, so no order of adding matters, and each float
+operation is rounded on its own: the token is that of the reference, whatever the batch.
 
 - NaN counts as -inf, which is never chosen (a row of nothing else gives 0), infinity as the largest float.
 - No temperature above 0: the largest logit, the lowest index of equal ones.
@@ -198,15 +197,12 @@ def before(
     key: Uint32,
     end: Int32,
     start: Int32,
-    equal: cutlass.Constexpr,
     counts: cutlass.Constexpr,
 ):
-    """(high, low) of this thread's tokens, or weights, of indices below `end` (and of one key)."""
+    """(high, low) of this thread's tokens, or weights, of one key and indices below `end`."""
     high, low = Uint32(0), Uint32(0)
     for i in cutlass.range_constexpr(ITEMS):
-        there = start + i * STRIDE < end
-        if cutlass.const_expr(equal):
-            there = there & (keys[i] == key)
+        there = (start + i * STRIDE < end) & (keys[i] == key)
         if cutlass.const_expr(counts):
             low = low + pick(there, Uint32(1), Uint32(0))
         else:
@@ -243,17 +239,16 @@ def largest_end(
     key: Uint32,
     needed: Uint64,
     start: Int32,
-    equal: cutlass.Constexpr,
     counts: cutlass.Constexpr,
     warps: cute.Tensor,
     blocks: cute.Tensor,
     turn: Int32,
 ):
-    """The largest index with less than `needed` before it; 17 calls of `gathered`."""
+    """The largest index of equal tokens with less than `needed` before; 17 calls of `gathered`."""
     found = Int32(0)
     for i in cutlass.range(17, unroll=1):
         trial = found | (Int32(1) << Int32(16 - i))
-        high, low = before(keys, weights, key, trial, start, equal, counts)
+        high, low = before(keys, weights, key, trial, start, counts)
         if gathered(high, low, False, warps, blocks, turn) < needed:
             found = trial
         turn = 1 - turn
@@ -275,11 +270,11 @@ def cut(
     key = largest_key(keys, weights, needed, counts, warps, blocks, Int32(0))
     high, low = above(keys, weights, key + Uint32(1), counts)
     rest = needed - gathered(high, low, False, warps, blocks, Int32(0))
-    high, low = before(keys, weights, key, Int32(LAST), start, True, True)
+    high, low = before(keys, weights, key, Int32(LAST), start, True)
     same = gathered(high, low, False, warps, blocks, Int32(1))
     end = Int32(LAST)
     if same > Uint64(1):
-        end = largest_end(keys, weights, key, rest, start, True, counts, warps, blocks, Int32(0))
+        end = largest_end(keys, weights, key, rest, start, counts, warps, blocks, Int32(0))
         gathered(high, low, False, warps, blocks, Int32(1))
     for i in cutlass.range_constexpr(ITEMS):
         drop = (keys[i] < key) | ((keys[i] == key) & (start + i * STRIDE > end))
@@ -300,8 +295,10 @@ def drawn(
     place: Int32,
     warps: cute.Tensor,
     blocks: cute.Tensor,
+    parts: cute.Tensor,
+    sums: cute.Tensor,
 ) -> Int32:
-    """A token by weight."""
+    """A token by weight, to its thread; -1 to the others."""
     weights = cute.make_rmem_tensor((ITEMS,), Uint32)
     per_bit = rounded("div.rn.f32", Float32(LOG2_E), heat)
     per_bit = rounded("min.f32", per_bit, Float32(MOST))
@@ -326,13 +323,61 @@ def drawn(
         if needed == Uint64(0):
             needed = Uint64(1)
         cut(keys, weights, needed, start, False, warps, blocks)
-    high, low = above(keys, weights, Uint32(1), False)
-    whole = gathered(high, low, False, warps, blocks, Int32(0))
     random = philox(Uint32(low_seed), Uint32(high_seed), Uint32(place))
-    needed = share(whole, random) + Uint64(1)
-    return largest_end(
-        keys, weights, Uint32(0), needed, start, False, False, warps, blocks, Int32(1)
-    )
+    return passed(weights, random, start, parts, sums)
+
+
+@cute.jit
+def passed(
+    weights: cute.Tensor, random: Uint32, start: Int32, parts: cute.Tensor, sums: cute.Tensor
+) -> Int32:
+    """To the thread of the first index up to which they weigh more than the random share: the index.
+
+    To other threads -1. Indices go through a block's threads, then the blocks, then the items.
+    """
+    warp, lane = cute.arch.warp_idx(), cute.arch.lane_idx()
+    rank = cute.arch.block_idx_in_cluster()
+    for i in cutlass.range_constexpr(ITEMS):
+        high = cute.arch.warp_redux_sync(weights[i] >> Uint32(16), kind="add")
+        low = cute.arch.warp_redux_sync(weights[i] & Uint32(0xFFFF), kind="add")
+        if lane == 0:
+            parts[i, warp] = (high.to(Uint64) << Uint64(16)) + low.to(Uint64)
+    cute.arch.sync_threads()
+    if warp < ITEMS:
+        whole = Uint64(0)
+        for i in cutlass.range(WARPS, unroll=4):
+            whole = whole + parts[warp, i]
+        if lane < BLOCKS:
+            send(whole, sums.iterator.toint() + (warp * BLOCKS + rank) * 8, lane)
+    cute.arch.cluster_arrive()
+    cute.arch.cluster_wait()
+    whole = Uint64(0)
+    for i in cutlass.range(ITEMS * BLOCKS, unroll=4):
+        whole = whole + sums[i]
+    left, total = share(whole, random), Uint64(0)
+    # Of each sequence of sums, the last with no more than `left` before it, and what is before it.
+    cell, ahead = Int32(0), Uint64(0)
+    for i in cutlass.range(ITEMS * BLOCKS, unroll=4):
+        cell = pick(total <= left, Int32(i), cell)
+        ahead = pick(total <= left, total, ahead)
+        total = total + sums[i]
+    left, total = left - ahead, Uint64(0)
+    item = cell // BLOCKS
+    found, ahead = Int32(0), Uint64(0)
+    for i in cutlass.range(WARPS, unroll=4):
+        found = pick(total <= left, Int32(i), found)
+        ahead = pick(total <= left, total, ahead)
+        total = total + parts[item, i]
+    left, total = left - ahead, Uint64(0)
+    mine = Uint32(0)
+    for i in cutlass.range_constexpr(ITEMS):
+        mine = pick(item == i, weights[i], mine)
+    at = Int32(0)
+    for i in cutlass.range(32, unroll=4):
+        at = pick(total <= left, Int32(i), at)
+        total = total + cute.arch.shuffle_sync(mine, i).to(Uint64)
+    here = (rank == cell % BLOCKS) & (warp == found) & (lane == at)
+    return pick(here, start + item * STRIDE, Int32(-1))
 
 
 @cute.kernel
@@ -354,6 +399,10 @@ def kernel(
     blocks = smem.allocate_tensor(
         Uint64, cute.make_layout((2, BLOCKS), stride=(BLOCKS, 1)), byte_alignment=16
     )
+    parts = smem.allocate_tensor(
+        Uint64, cute.make_layout((ITEMS, WARPS), stride=(WARPS, 1)), byte_alignment=16
+    )
+    sums = smem.allocate_tensor(Uint64, cute.make_layout(ITEMS * BLOCKS), byte_alignment=16)
     keys = cute.make_rmem_tensor((ITEMS,), Uint32)
     # Nobody may write into a block that has not begun.
     cute.arch.cluster_arrive()
@@ -376,16 +425,17 @@ def kernel(
     cute.arch.cluster_wait()
     found = gathered(top, Uint32(LAST) - Uint32(at), True, warps, blocks, Int32(1))
     best = (found >> Uint64(32)).to(Uint32)
-    token = Int32(0)
+    token = pick((rank == 0) & (thread == 0), Int32(0), Int32(-1))
+    bits = heat.bitcast(Int32)
     if best > Uint32(0):
-        token = Int32(LAST) - (found & Uint64(LAST)).to(Int32)
-        bits = heat.bitcast(Int32)
         if bits > 0 and bits <= Int32(0x7F800000):
             token = drawn(
                 *(keys, logit_of(best), start, heat, most, kept),
-                *(low_seed, high_seed, place, warps, blocks),
+                *(low_seed, high_seed, place, warps, blocks, parts, sums),
             )
-    if rank == 0 and thread == 0:
+        elif token == 0:
+            token = Int32(LAST) - (found & Uint64(LAST)).to(Int32)
+    if token >= 0:
         ids[row] = token
 
 

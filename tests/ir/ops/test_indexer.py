@@ -56,6 +56,10 @@ POS = i32(2, 3, 130, 131, 383, 5, 6, 7, 8, 0)
 SLOT = i32(0, 0, 0, 0, 0, 1, 1, 1, 1, -1)
 
 
+def topk(scores: torch.Tensor, pos: torch.Tensor, slot: torch.Tensor, k: int) -> torch.Tensor:
+    return call("topk_entries", scores, pos, slot, TABLE, ratio=4, page=PAGE, k=k)
+
+
 def scores(q: torch.Tensor, weights: torch.Tensor, cache: State) -> torch.Tensor:
     return call(
         "index_scores", q, weights, cache, POS, SLOT, TABLE, ratio=4, page=PAGE, scale=SCALE
@@ -82,7 +86,7 @@ def test_a_score_that_is_no_number_is_never_chosen() -> None:
     found = scores(q, weights, cache)
     assert not found.isnan().any()
     assert found[:5, 5].tolist() == [-math.inf] * 5
-    chosen = call("topk_entries", found, SLOT, TABLE, page=PAGE, k=96)
+    chosen = topk(found, POS, SLOT, 96)
     assert int(TABLE[0, 0]) * PAGE + 5 not in chosen[:5].tolist()
     assert [(row >= 0).sum().item() for row in chosen[:5]] == [0, 1, 31, 32, 95]
 
@@ -91,11 +95,11 @@ def entry(slot: int, w: int) -> int:
     return int(TABLE[slot, w // PAGE]) * PAGE + w % PAGE
 
 
-def test_topk_gives_ties_to_the_lowest_entry() -> None:
+def test_topk_gives_ties_to_the_lowest_entry_and_keeps_their_order() -> None:
     row = torch.full((1, 96), -math.inf)
-    row[0, [70, 3, 40, 41, 2]] = torch.tensor([5.0, 1, 1, 1, 1])
-    (found,) = call("topk_entries", row, i32(1), TABLE, page=PAGE, k=3).tolist()
-    assert found == [entry(1, 70), entry(1, 2), entry(1, 3)]
+    row[0, [70, 3, 40, 41, 2]] = torch.tensor([5.0, 0.0, -0.0, -0.0, 0.0])
+    (found,) = topk(row, i32(383), i32(1), 3).tolist()
+    assert found == [entry(1, 2), entry(1, 3), entry(1, 70)]
 
 
 @pytest.mark.parametrize("k", [1, 7, 96, 120])
@@ -103,16 +107,17 @@ def test_topk_against_sorting(k: int) -> None:
     """Rounded scores have many ties; some rows see few entries, one is padding."""
     values = (random(5, 96) * 3).round() / 3
     visible, slots = [96, 30, 5, 0, 0], i32(0, 1, 1, 0, -1)
-    for row, count in zip(values, visible, strict=True):
-        row[count:] = -math.inf
-    found = call("topk_entries", values, slots, TABLE, page=PAGE, k=k).tolist()
+    found = topk(values, i32(383, 120, 22, 2, 0), slots, k).tolist()
     for t, count in enumerate(visible):
         order = sorted(range(count), key=lambda w, t=t: (-float(values[t, w]), w))[:k]
-        wanted = [entry(int(slots[t]), w) for w in order]
+        wanted = [entry(int(slots[t]), w) for w in sorted(order)]
         assert found[t] == wanted + [-1] * (k - len(wanted))
 
 
 def test_topk_skips_scores_that_are_no_numbers() -> None:
-    row = torch.tensor([[0.5, math.nan, 2.0, -1.0]])
-    (found,) = call("topk_entries", row, i32(0), TABLE, page=PAGE, k=4).tolist()
-    assert found == [entry(0, 2), entry(0, 0), entry(0, 3), -1]
+    row = torch.full((1, 96), 9.0)
+    row[0, :4] = torch.tensor([0.5, math.nan, 2.0, -1.0])
+    (found,) = topk(row, i32(15), i32(0), 4).tolist()
+    assert found == [entry(0, 0), entry(0, 2), entry(0, 3), -1]
+    row[0, 2] = -math.inf
+    assert topk(row, i32(15), i32(0), 4).tolist() == [[entry(0, 0), entry(0, 3), -1, -1]]

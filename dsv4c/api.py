@@ -21,14 +21,13 @@ from dsv4c.events import EventLog
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.text import show
 from dsv4c.models.deepseek_v4.build import BuildOptions, build_graph, check_supported
-from dsv4c.passes.assign_buffers import buffer_sizes
 from dsv4c.passes.base import PassRecord, run_passes
 from dsv4c.pipeline import largest_step, pipeline
 from dsv4c.plan import manifest
 from dsv4c.plan.files import MANIFEST, replaced_folder, sha256
 from dsv4c.plan.forms import forms, packed_operands
 from dsv4c.plan.plan import Plan
-from dsv4c.plan.read import schedule_of, states_of
+from dsv4c.plan.read import arena_of, schedule_of, states_of
 from dsv4c.plan.synthetic import synthetic_entries
 from dsv4c.plan.weights import write_weights
 from dsv4c.report.passes import record_pass
@@ -149,7 +148,7 @@ def compile_source(
             passes=passes.entries,
             schedule=schedule_of(graph),
             states=states_of(graph),
-            buffers=buffer_sizes(graph, largest_step(options.chunk)),
+            arena=arena_of(graph),
             weights=weights.weights,
             packed=weights.packed,
             files=files,

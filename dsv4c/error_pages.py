@@ -67,7 +67,7 @@ PAGES: Final = MappingProxyType(
         ),
         "DSV222": Page(
             "The graph breaks a rule of its stage: a shape that its op does not give, a value used "
-            "before it is made, a state read after it was overwritten, a buffer used twice.",
+            "before it is made, a state read after it was overwritten, values that share memory.",
             "In an edited IR file, correct the node under `where`. Otherwise a pass is wrong: "
             "please report it with the ir/ folder of the plan.",
         ),
@@ -139,7 +139,7 @@ PAGES: Final = MappingProxyType(
             "Run on the GPU machine, or compile with --target cpu.",
         ),
         "DSV602": Page(
-            "Weights, states and buffers together are larger than the free memory. This is known "
+            "Weights, states and the arena together are larger than the free memory. This is known "
             "before anything is allocated; `found` has the parts.",
             "Lower max_sequences or max_tokens, or free memory of other processes.",
         ),

@@ -19,7 +19,7 @@ from dsv4c.cli.render import emit_json
 def command(subject: Path, what: str | None, target: str, as_json: bool) -> None:
     """Say what WHAT is, where it comes from and what becomes of it.
 
-    WHAT is a node or value, a kernel, a weight or checkpoint tensor, a state, buffer:N, a rule or
+    WHAT is a node or value, a kernel, a weight or checkpoint tensor, a state, offset:N, a rule or
     pass, a template, or an error code. An error code needs no plan: dsv4c explain DSV501.
     """
     from dsv4c.report.explain import explain, explain_code

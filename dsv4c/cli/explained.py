@@ -8,7 +8,6 @@ import click
 
 from dsv4c.cli.render import byte_count, heading, layer_list, pairs, table, warn
 from dsv4c.report.explained import (
-    BufferDoc,
     CodeDoc,
     Document,
     GoneDoc,
@@ -16,6 +15,7 @@ from dsv4c.report.explained import (
     InputDoc,
     KernelDoc,
     NodeDoc,
+    OffsetDoc,
     Resources,
     RuleDoc,
     StateDoc,
@@ -37,8 +37,8 @@ def show(document: Document) -> None:
             _gone(document)
         case "kernel":
             _kernel(document)
-        case "buffer":
-            _buffer(document)
+        case "offset":
+            _offset(document)
         case "weight":
             _weight(document)
         case "state":
@@ -81,8 +81,8 @@ def _node(one: NodeDoc) -> None:
     )
     heading("results")
     table(
-        ("value", "type", "buffer", "used by"),
-        [(x["name"], x["type"], x["buffer"], _few(x["used_by"])) for x in one["results"]],
+        ("value", "type", "offset", "used by"),
+        [(x["name"], x["type"], x["offset"], _few(x["used_by"])) for x in one["results"]],
     )
     _remarks(one["remarks"])
     heading("templates")
@@ -137,12 +137,15 @@ def _kernel(one: KernelDoc) -> None:
     table(("rule", "status", "times", "what"), [(*k[:2], n, k[2]) for k, n in counts.items()])
 
 
-def _buffer(one: BufferDoc) -> None:
-    click.echo(f"{one['name']}: {byte_count(one['bytes'])} in the largest step")
+def _offset(one: OffsetDoc) -> None:
+    click.echo(f"{one['name']}: byte {one['byte']:,} of the arena, in the largest step")
     heading(f"{len(one['values'])} values, one after the other")
     table(
-        ("from", "to", "layer", "value", "type"),
-        [(x["first"], x["last"], x["layer"], x["value"], x["type"]) for x in one["values"]],
+        ("from", "to", "layer", "value", "type", "bytes"),
+        [
+            (x["first"], x["last"], x["layer"], x["value"], x["type"], x["bytes"])
+            for x in one["values"]
+        ],
     )
 
 

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import click
 
 from dsv4c.cli.render import byte_count, heading, layer_list, pairs, table, warn
+from dsv4c.report.arena import ArenaView
 from dsv4c.report.events import EventsView, events_view
 from dsv4c.report.ir import IrView, ir_view
 from dsv4c.report.kernels import KernelsView, KernelView, kernels_view
@@ -137,6 +138,27 @@ def _memory(view: MemoryView) -> None:
         [
             (one["name"], one["type"], one["bytes_per_slot"], one["bytes_per_page"])
             for one in view["states"]
+        ],
+    )
+    if view["arena"] is not None:
+        _arena(view["arena"])
+
+
+def _arena(view: ArenaView) -> None:
+    step = ", ".join(f"{name}={size}" for name, size in view["step"].items())
+    heading(f"arena for a step of {step}")
+    pairs(
+        {
+            "arena": byte_count(view["bytes"]),
+            "in use at once": byte_count(view["least"]),
+            "zeroed scratch beside it": byte_count(view["zeroed"]),
+        }
+    )
+    table(
+        ("offset", "bytes", "from node", "to node", "layer", "value"),
+        [
+            (one["offset"], one["bytes"], one["begin"], one["end"], one["layer"], one["value"])
+            for one in view["intervals"]
         ],
     )
 

@@ -65,6 +65,22 @@ class PackedOperand:
 
 
 @dataclass(frozen=True, slots=True)
+class Workspace:
+    """Scratch memory of a kernel: an argument after the results, at an address of its own.
+
+    Args:
+        dtype: `f32`, `bf16`, `i32`, `i64` or `u8`.
+        dims: sizes; a string is a symbol of the step, `T` or `7*T`.
+        zeroed: it holds zeros when the kernel starts, and the kernel leaves zeros in it. Else it
+            holds anything.
+    """
+
+    dtype: str
+    dims: tuple[int | str, ...]
+    zeroed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """Why a family does not take a node: one clause with the values that decided it."""
 
@@ -94,6 +110,7 @@ class KernelSource:
         body: what is compiled; a standalone Python file.
         params: the family's parameters, for the plan and for people.
         packed: weight operands that the kernel takes packed.
+        workspaces: scratch memory that it wants, in the order of its arguments.
     """
 
     name: str
@@ -103,6 +120,7 @@ class KernelSource:
     body: str
     params: Mapping[str, Scalar]
     packed: tuple[PackedOperand, ...] = ()
+    workspaces: tuple[Workspace, ...] = ()
 
     @property
     def text(self) -> str:
@@ -114,7 +132,8 @@ class Family(Protocol):
     """What a module of `dsv4c.codegen.kernels` offers; its template is `<KIND>.py.jinja`.
 
     A family whose kernels want weights in another layout also has a function `packed_operands`, from
-    the parameters to a tuple of `PackedOperand`.
+    the parameters to a tuple of `PackedOperand`; one whose kernels want scratch memory has
+    `workspaces`, from the parameters to a tuple of `Workspace`.
     """
 
     KIND: str

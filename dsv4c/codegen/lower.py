@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from dsv4c.codegen.kernel import KernelSource, NodeFacts, Refusal, ValueFacts, family, kinds
 from dsv4c.codegen.render import render
 from dsv4c.errors import DsvError
-from dsv4c.ir.graph import Graph, Node
-from dsv4c.ir.types import CacheType, Dims, RowsType, TensorType, Type
+from dsv4c.ir.graph import Graph, Node, Scratch
+from dsv4c.ir.types import CacheType, Dims, RowsType, TensorType, Type, parse_dim
 from dsv4c.ir.weight_formats import FORMATS
 from dsv4c.passes.base import PassResult, Remark, at_stage
 
@@ -33,18 +33,27 @@ class Lower:
         nodes: list[Node] = []
         remarks: list[Remark] = []
         for node in graph.nodes:
-            impl = REFERENCE
+            impl, scratch = REFERENCE, ()
             if self.target != "cpu" and (node.body is not None or node.op in kinds()):
                 chosen = _choose(node, graph, self.target)
                 applied = isinstance(chosen, KernelSource)
                 impl = chosen.name if isinstance(chosen, KernelSource) else REFERENCE
+                scratch = scratch_of(chosen) if isinstance(chosen, KernelSource) else ()
                 text = impl if isinstance(chosen, KernelSource) else chosen.reason
                 status = "applied" if applied else "refused"
                 remarks.append(Remark(self.name, status, node.name, node.origin.layer, text))
-            nodes.append(replace(node, impl=impl))
+            nodes.append(replace(node, impl=impl, scratch=scratch))
         lowered = at_stage(graph.with_nodes(nodes), "lowered")
         candidates = None if self.target == "cpu" else len(remarks)
         return PassResult(lowered, True, tuple(remarks), candidates)
+
+
+def scratch_of(source: KernelSource) -> tuple[Scratch, ...]:
+    """A kernel's workspaces as a node wants them."""
+    return tuple(
+        Scratch(TensorType(one.dtype, tuple(parse_dim(str(dim)) for dim in one.dims)), one.zeroed)
+        for one in source.workspaces
+    )
 
 
 def kernel_sources(graph: Graph, target: str) -> dict[str, KernelSource]:
@@ -59,7 +68,11 @@ def kernel_sources(graph: Graph, target: str) -> dict[str, KernelSource]:
             f"%{node.name} ({', '.join(node.origin.tensors) or 'no weights'})" for node in nodes
         ]
         source = _choose(nodes[0], graph, target, provenance)
-        if not isinstance(source, KernelSource) or source.name != name:
+        if (
+            not isinstance(source, KernelSource)
+            or source.name != name
+            or any(node.scratch != scratch_of(source) for node in nodes)
+        ):
             raise DsvError(
                 "DSV303",
                 "no template makes the kernel that a node names",

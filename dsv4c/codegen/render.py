@@ -59,7 +59,8 @@ def render(
     body = environment().get_template(kind + templates.SUFFIX).render(values)
     header = _header(name, kind, params, arch, provenance)
     packed = getattr(chosen, "packed_operands", lambda params: ())(params)
-    return KernelSource(name, kind, arch, header, body, params.values(), packed)
+    workspaces = getattr(chosen, "workspaces", lambda params: ())(params)
+    return KernelSource(name, kind, arch, header, body, params.values(), packed, workspaces)
 
 
 def _check_value(key: str, value: object) -> None:

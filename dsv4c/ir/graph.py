@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from dsv4c.ir.types import CacheType, RowsType, Type, WeightType
+from dsv4c.ir.types import CacheType, RowsType, TensorType, Type, WeightType
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -36,13 +36,22 @@ class Origin:
         return Origin(layer, tuple(tensors))
 
 
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Memory that what runs a node wants beside its results. `zeroed`: it finds and leaves zeros."""
+
+    type: TensorType
+    zeroed: bool = False
+
+
 @dataclass(frozen=True)
 class Node:
     """One operation.
 
-    `impl` is set when lowered: a kernel's name or `reference`. `buffers` is set when planned: one
-    buffer per output, -1 for what lies elsewhere, states and views of graph inputs; a view has its
-    operand's.
+    `impl` and `scratch` are set when lowered: a kernel's name or `reference`, and what it wants.
+    `offsets` is set when planned: bytes from the start of the arena, one per output, -1 for what
+    lies elsewhere, states and views of graph inputs; a view has its operand's. Then one per scratch,
+    for a zeroed one from the start of the zeroed region, which all nodes share.
     """
 
     op: str
@@ -52,7 +61,8 @@ class Node:
     origin: Origin = Origin()
     body: Graph | None = None
     impl: str = ""
-    buffers: tuple[int, ...] = ()
+    scratch: tuple[Scratch, ...] = ()
+    offsets: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -74,6 +84,7 @@ class Graph:
         types: the type of every value, body values of fused nodes excluded.
         sources: for each weight, the checkpoint tensors behind it.
         outputs: the logits and the last version of every state that was written.
+        step: of a planned graph, the largest step that the arena is laid out for.
     """
 
     name: str
@@ -83,6 +94,7 @@ class Graph:
     outputs: tuple[str, ...]
     types: Mapping[str, Type]
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    step: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @cached_property
     def producers(self) -> dict[str, Node]:

@@ -7,8 +7,10 @@
       return %x
     }
 
-After `@` stand the layer (`L3`) and the checkpoint tensors; after `!` what runs the node and, in
-brackets, the buffers of its outputs. A fused node has its body between braces.
+After `@` stand the layer (`L3`) and the checkpoint tensors; after `!` what runs the node, in
+brackets where its outputs and scratch lie, and in parentheses the scratch it wants. A planned
+graph's first line has the step that its arena is laid out for. A fused node has its body between
+braces.
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 from dsv4c.errors import DsvError
-from dsv4c.ir.graph import STAGES, Attr, Graph, Node, Origin
-from dsv4c.ir.types import Type, parse_type
+from dsv4c.ir.graph import STAGES, Attr, Graph, Node, Origin, Scratch
+from dsv4c.ir.types import TensorType, Type, parse_type
 
 
 def show(graph: Graph) -> str:
     """Text of a graph, newline at the end."""
-    lines = [f"graph {json.dumps(graph.name)} stage({graph.stage}) {{"]
+    step = ", ".join(f"{name}={size}" for name, size in graph.step.items())
+    head = f"graph {json.dumps(graph.name)} stage({graph.stage})"
+    lines = [head + (f" step({step}) {{" if step else " {")]
     for value in graph.inputs:
         sources = ", ".join(json.dumps(name) for name in graph.sources.get(value, ()))
         lines.append(f"  in %{value}: {graph.types[value]}" + (f" = {sources}" if sources else ""))
@@ -57,7 +61,8 @@ def _one(node: Node, graph: Graph, indent: str) -> Iterator[str]:
         text += " @ " + " ".join(origin)
     if node.impl:
         text += f" ! {node.impl}"
-        text += f"[{', '.join(map(str, node.buffers))}]" if node.buffers else ""
+        text += f"[{', '.join(map(str, node.offsets))}]" if node.offsets else ""
+        text += f" scratch({', '.join(map(_scratch_text, node.scratch))})" if node.scratch else ""
     if node.body is None:
         yield text
         return
@@ -66,24 +71,30 @@ def _one(node: Node, graph: Graph, indent: str) -> Iterator[str]:
     yield f"{indent}}}"
 
 
+def _scratch_text(scratch: Scratch) -> str:
+    return ("zeroed " if scratch.zeroed else "") + str(scratch.type)
+
+
 def _attr_text(value: Attr) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(map(str, value)) + "]"
     return json.dumps(value)
 
 
-_HEAD = re.compile(r'graph ("(?:[^"\\]|\\.)*") stage\((\w+)\) \{')
+_HEAD = re.compile(r'graph ("(?:[^"\\]|\\.)*") stage\((\w+)\)(?: step\(([^()]+)\))? \{')
 _INPUT = re.compile(r'in %(\S+): ([^"=]+(?:<[^>]*>)?[^"=]*?)(?: = (".*"))?')
 _STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"')
 _NODE = re.compile(
     r"(?P<results>%.+?) = (?P<kind>[a-z]\w*(?:\.\w+)?)\((?P<operands>[^()]*)\)"
     r'(?: \{(?P<attrs>(?:"(?:[^"\\]|\\.)*"|[^{}"])+)\})?'
     r'(?: @(?P<origin>(?: (?:L\d+|"(?:[^"\\]|\\.)*"))+))?'
-    r"(?: ! (?P<impl>\w+)(?:\[(?P<buffers>[-\d, ]+)\])?)?"
+    r"(?: ! (?P<impl>\w+)(?:\[(?P<offsets>[-\d, ]+)\])?(?: scratch\((?P<scratch>[^()]+)\))?)?"
     r"(?P<open> \{)?"
 )
 _VALUE = re.compile(r"%([^,\s]+)")
 _RESULT = re.compile(r"%([^:\s]+): ([a-z]\w*(?:<[^>]*>)?(?:\[[^\]]*\])?)")
+_SCRATCH = re.compile(r"(zeroed )?([a-z]\w*\[[^\]]*\])")
+_SIZE = re.compile(r"(\w+)=(\d+)")
 _ATTR = re.compile(r'(\w+)=("(?:[^"\\]|\\.)*"|\[[^\]]*\]|[^,\s]+)')
 
 
@@ -94,6 +105,8 @@ def parse(text: str) -> Graph:
     head = _HEAD.fullmatch(line)
     if head is None or head[2] not in STAGES:
         raise _error(number, line, f'graph "NAME" stage({"|".join(STAGES)}) {{')
+    with _reading(number, line, "step(T=512, ...)"):
+        step = {match[1]: int(match[2]) for match in _items(_SIZE, head[3] or "")}
     inputs: list[str] = []
     types: dict[str, Type] = {}
     sources: dict[str, tuple[str, ...]] = {}
@@ -114,7 +127,7 @@ def parse(text: str) -> Graph:
         if [text for _, text in lines[at + 1 :]] != ["}"] or not line.startswith("return "):
             raise ValueError(line)
         outputs = _values(line.removeprefix("return "))
-    return Graph(json.loads(head[1]), head[2], tuple(inputs), nodes, outputs, types, sources)
+    return Graph(json.loads(head[1]), head[2], tuple(inputs), nodes, outputs, types, sources, step)
 
 
 def _parse_nodes(
@@ -129,6 +142,7 @@ def _parse_nodes(
             inputs = _values(match["operands"])
             pairs = [(part[1], part[2]) for part in _items(_ATTR, match["attrs"] or "")]
             attrs: dict[str, Attr] = {name: _attr(text) for name, text in pairs}
+            scratch = tuple(map(_scratch, _items(_SCRATCH, match["scratch"] or "")))
         unknown = [value for value in inputs if value not in types]
         if unknown:
             raise _error(number, line, f"%{unknown[0]} to be defined above")
@@ -145,9 +159,9 @@ def _parse_nodes(
             attrs = {"kind": kind, **attrs}
             at += 1
         types.update(results)
-        buffers = tuple(int(part) for part in (match["buffers"] or "").split(",") if part)
-        origin = _origin(match["origin"] or "")
-        nodes.append(Node(op, inputs, outputs, attrs, origin, body, match["impl"] or "", buffers))
+        offsets = tuple(int(part) for part in (match["offsets"] or "").split(",") if part)
+        origin, impl = _origin(match["origin"] or ""), match["impl"] or ""
+        nodes.append(Node(op, inputs, outputs, attrs, origin, body, impl, scratch, offsets))
     return tuple(nodes), at
 
 
@@ -176,6 +190,13 @@ def _attr(text: str) -> Attr:
     if not isinstance(value, bool | int | float | str):
         raise ValueError(text)
     return value
+
+
+def _scratch(match: re.Match[str]) -> Scratch:
+    type_ = parse_type(match[2])
+    if not isinstance(type_, TensorType):
+        raise ValueError(match[0])
+    return Scratch(type_, match[1] is not None)
 
 
 def _origin(text: str) -> Origin:

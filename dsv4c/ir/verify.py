@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from dsv4c.errors import DsvError
 from dsv4c.ir import ops as _ops
-from dsv4c.ir.graph import STAGES, Graph, Node, view_roots, writes
+from dsv4c.ir.graph import STAGES, Graph, Node, writes
+from dsv4c.ir.lifetimes import arena_problems
 from dsv4c.ir.op import OpError, infer
 from dsv4c.ir.text import show_node
-from dsv4c.ir.types import CacheType, RowsType, WeightType
+from dsv4c.ir.types import WeightType
 
 assert _ops.__all__, "importing the package declares the ops"
 
@@ -37,7 +38,7 @@ def problems(graph: Graph) -> Iterator[tuple[Node | None, str]]:
             if not node.impl:
                 yield node, "nothing runs this node: impl is empty"
     if graph.stage == "planned":
-        yield from _buffers(graph)
+        yield from arena_problems(graph)
 
 
 def _structure(graph: Graph, defined: set[str]) -> Iterator[tuple[Node | None, str]]:
@@ -106,26 +107,3 @@ def _states(graph: Graph) -> Iterator[tuple[Node | None, str]]:
         for new in (new for node in graph.nodes for new in writes(node, graph)):
             if new not in replaced and new not in kept:
                 yield None, f"the last version of a state, %{new}, is not returned"
-
-
-def _buffers(graph: Graph) -> Iterator[tuple[Node | None, str]]:
-    """Planned: every tensor result has a buffer that no other live value uses."""
-    root = view_roots(graph)
-    last = {root[value]: i for i, node in enumerate(graph.nodes) for value in node.inputs}
-    last.update(dict.fromkeys((root[value] for value in graph.outputs), len(graph.nodes)))
-    holder: dict[int, tuple[str, int]] = {}
-    for i, node in enumerate(graph.nodes):
-        if len(node.buffers) != len(node.outputs):
-            yield node, f"has {len(node.buffers)} buffers for {len(node.outputs)} outputs"
-            continue
-        for value, buffer in zip(node.outputs, node.buffers, strict=True):
-            state = isinstance(graph.types[value], CacheType | RowsType)
-            outside = state or root[value] in graph.inputs
-            if outside != (buffer < 0):
-                yield node, f"%{value} has buffer {buffer}"
-            owner, until = holder.get(buffer, ("", -1))
-            if outside or owner == root[value]:
-                continue
-            if until >= i:
-                yield node, f"%{value} overwrites %{owner}, which is read later"
-            holder[buffer] = (root[value], last.get(root[value], i))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-SCHEMA = "dsv4c.plan/1"
+SCHEMA = "dsv4c.plan/2"
 NO_FILE = ""
 """File of the components of synthetic weights."""
 
@@ -83,13 +83,29 @@ class Packed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One entry of the schedule: a node, what runs it, where its results lie."""
+    """One entry of the schedule: a node, what runs it, where its results and scratch lie."""
 
     node: str
     kind: str
     impl: str
     layer: int | None
-    buffers: list[int]
+    offsets: list[int]
+
+
+class Arena(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The memory of a step: `step` is the largest one it is laid out for.
+
+    Attributes:
+        step: T tokens, R rows of logits, S sequences, P pages of each.
+        bytes: of the arena, which the schedule's offsets point into.
+        zeroed: bytes of the zeroed region, which zeroed scratch points into.
+        live: the most bytes that are in use at one place of the schedule.
+    """
+
+    step: dict[str, int]
+    bytes: int
+    zeroed: int
+    live: int
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -154,7 +170,7 @@ class Manifest(
     passes: list[Pass]
     schedule: list[Step]
     states: list[State]
-    buffers: list[int]
+    arena: Arena
     weights: dict[str, Weight]
     packed: list[Packed] = []
     files: dict[str, str]

@@ -15,13 +15,16 @@ from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.types import CacheType, RowsType
 from dsv4c.ir.values import State, Weight
 from dsv4c.ir.verify import verify
+from dsv4c.passes.assign_buffers import AssignBuffers
 from dsv4c.plan import manifest
 from dsv4c.plan.files import inside, verify_files
 from dsv4c.plan.forms import form_of, packed_operands, stored_bytes
+from dsv4c.plan.read import arena_of as arena_of
 from dsv4c.plan.read import read_plan
 from dsv4c.plan.read import schedule_of as schedule_of
 from dsv4c.plan.read import states_of as states_of
 from dsv4c.plan.weights import ReadWeights, read_weights
+from dsv4c.runtime.batch import Sizes
 from dsv4c.runtime.executor import REFERENCE, Executor, Packed
 from dsv4c.runtime.kernels import Kernel, KernelLibrary
 from dsv4c.runtime.memory import check_memory, session_bytes
@@ -116,29 +119,30 @@ class Plan:
             self._kernels = {name: library[name] for name in names}
         return self._kernels
 
-    def executor(self, slots: int, pages: int) -> Executor:
-        """The graph with its weights, kernels and fresh states.
+    def executor(self, most: Sizes, pages: int) -> Executor:
+        """The graph with its weights, kernels, fresh states and an arena of its own.
 
         Args:
-            slots: sequences.
+            most: the largest step.
             pages: logical pages of 128 tokens.
 
         Raises:
             DsvError: DSV602 if they do not fit the memory.
         """
         device = self.device()
-        needed = session_bytes(self.graph, slots, pages, self.manifest.options.chunk)
+        graph = AssignBuffers(most.env).run(self.graph).graph
+        needed = session_bytes(graph, pages)
         needed |= {"weights": 0 if self._weights else stored_bytes(self.manifest)}
         check_memory(needed, device)
-        env = {"S": slots, "N": pages}
+        env = {"S": most.S, "N": pages}
         states: dict[str, State] = {}
-        for name in self.graph.states:
-            type_ = self.graph.types[name]
+        for name in graph.states:
+            type_ = graph.types[name]
             assert isinstance(type_, CacheType | RowsType)
             states[name] = State.allocate(type_, env, device)
         read = self._read_weights()
-        forms = {node.name: self.packed(node) for node in self.graph.nodes}
-        return Executor(self.graph, read.weights, states, self.kernels(), forms)
+        forms = {node.name: self.packed(node) for node in graph.nodes}
+        return Executor(graph, read.weights, states, self.kernels(), device, forms)
 
     def packed(self, node: Node) -> list[Packed]:
         """The operands that a node's kernel takes packed, with their components."""
@@ -148,21 +152,31 @@ class Plan:
 
     def reference(self) -> Plan:
         """The same plan on the CPU, every node run by its reference."""
-        nodes = (replace(node, impl=REFERENCE) for node in self.graph.nodes)
+        nodes = (
+            replace(node, impl=REFERENCE, scratch=(), offsets=node.offsets[: len(node.outputs)])
+            for node in self.graph.nodes
+        )
         read = msgspec.structs.replace(self.manifest, target="cpu", library=None)
         plan = Plan(self.path, read, self.graph.with_nodes(nodes))
         plan._unchecked = self._unchecked
         return plan
 
-    def session(self, max_sequences: int = 8, max_tokens: int = 2048) -> Session:
+    def session(
+        self, max_sequences: int = 8, max_tokens: int = 2048, poison: int | None = None
+    ) -> Session:
         """A session with room for `max_sequences` sequences of `max_tokens` tokens each.
+
+        Args:
+            max_sequences: slots.
+            max_tokens: context limit of one sequence.
+            poison: for tests, see `dsv4c.runtime.session.Session`.
 
         Raises:
             DsvError: see `dsv4c.runtime.session.Session`.
         """
         from dsv4c.runtime.session import Session
 
-        return Session(self, max_sequences, max_tokens)
+        return Session(self, max_sequences, max_tokens, poison)
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -9,6 +9,7 @@ import msgspec
 
 from dsv4c.errors import DsvError
 from dsv4c.ir.graph import Graph
+from dsv4c.ir.lifetimes import arena_problems, arena_size
 from dsv4c.ir.text import parse
 from dsv4c.ir.types import CacheType, RowsType
 from dsv4c.plan import manifest
@@ -57,28 +58,40 @@ def read_plan(path: Path, check_weights: bool = True) -> PlanFiles:
     _require_hashes(path, read)
     last = [one.ir for one in read.passes if one.ir is not None]
     graph = parse(inside(path, last[-1]).read_text(encoding="utf-8"))
+    if graph.stage != "planned":
+        raise _disagree(path, "stage")
     for part, agree in (
-        ("stage", graph.stage == "planned"),
         ("schedule", read.schedule == schedule_of(graph)),
+        ("arena", not any(arena_problems(graph)) and read.arena == arena_of(graph)),
         ("states", read.states == states_of(graph)),
         ("weights", list(read.weights) == graph.weights),
     ):
         if not agree:
-            raise DsvError(
-                "DSV231",
-                f"the plan's {part} and its graph disagree",
-                where=str(path),
-                hint="compile the plan again",
-            )
+            raise _disagree(path, part)
     return PlanFiles(read, graph, later)
+
+
+def _disagree(path: Path, part: str) -> DsvError:
+    return DsvError(
+        "DSV231",
+        f"the plan's {part} and its graph disagree",
+        where=str(path),
+        hint="compile the plan again",
+    )
 
 
 def schedule_of(graph: Graph) -> list[manifest.Step]:
     """The manifest's schedule of a planned graph."""
     return [
-        manifest.Step(node.name, node.kind, node.impl, node.origin.layer, list(node.buffers))
+        manifest.Step(node.name, node.kind, node.impl, node.origin.layer, list(node.offsets))
         for node in graph.nodes
     ]
+
+
+def arena_of(graph: Graph) -> manifest.Arena:
+    """The manifest's sizes of a planned graph's arena."""
+    size = arena_size(graph)
+    return manifest.Arena(dict(graph.step), size.arena, size.zeroed, size.live)
 
 
 def states_of(graph: Graph) -> list[manifest.State]:

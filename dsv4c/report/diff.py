@@ -140,7 +140,7 @@ def _nodes(a: Graph, b: Graph) -> NodesDiff:
 
 
 def _node(node: Node, graph: Graph) -> dict[str, str | int | float | None]:
-    """A node's facts as text. What a body holds counts, but not the buffers."""
+    """A node's facts as text. What a body holds counts, but not where results lie."""
     facts: dict[str, str | int | float | None] = {
         "op": node.kind,
         "operands": ", ".join(node.inputs),
@@ -204,12 +204,12 @@ def _schedule(a: Graph, b: Graph) -> ScheduleDiff:
 
 def _bytes(subject: Subject) -> dict[str, str | int | float | None]:
     memory = memory_view(subject.graph, Selection())
-    buffers = sum(subject.manifest.buffers) if subject.manifest is not None else None
+    arena = memory["arena"]
     return {
         "weights": memory["weights"],
         "state per sequence": memory["bytes_per_slot"],
         "state per 128 tokens": memory["bytes_per_page"],
-        "buffers": buffers,
+        "arena": arena["bytes"] if arena is not None else None,
     }
 
 

@@ -1,4 +1,4 @@
-"""What a node, value, kernel, buffer, weight, checkpoint tensor, state, rule or template is.
+"""What a node, value, kernel, place in the arena, weight, checkpoint tensor, state, rule or template is.
 
 Everything is read from the plan: no torch, no weights. See `dsv4c.report.explained` for the shapes.
 """
@@ -14,12 +14,12 @@ from dsv4c.errors import CODES, DsvError
 from dsv4c.ir.graph import Node
 from dsv4c.ir.types import CacheType, RowsType, WeightType
 from dsv4c.report.explained import (
-    BufferDoc,
     CodeDoc,
     Document,
     InputDoc,
     KernelDoc,
     NodeDoc,
+    OffsetDoc,
     Operand,
     Part,
     Resources,
@@ -35,7 +35,7 @@ from dsv4c.report.selection import Selection, layer_of
 from dsv4c.report.subject import Subject
 
 REFERENCE = "reference"
-_BUFFER = re.compile(r"(?:buffer:|#)?(\d+)")
+_OFFSET = re.compile(r"(?:offset:)?(\d+)")
 
 
 def explain_code(name: str) -> CodeDoc | None:
@@ -60,7 +60,7 @@ def explain(subject: Subject, what: str) -> Document:
 
     Args:
         subject: a plan or a checkpoint.
-        what: a name; values may have their `%`, buffers are `buffer:3`, `#3` or `3`.
+        what: a name; values may have their `%`, places in the arena are `offset:4096` or `4096`.
 
     Raises:
         DsvError: DSV101, there is nothing of this name; the hint has near ones.
@@ -86,7 +86,7 @@ class Explainer:
             self._kernel,
             self._input,
             self._tensor,
-            self._buffer,
+            self._offset,
             lambda name: rule_doc(name, self.passes),
             lambda name: template_doc(name, self.graph, self.passes["remarks"]),
             lambda name: gone_doc(name, self.subject.snapshots(), self.passes["remarks"]),
@@ -102,7 +102,7 @@ class Explainer:
             return None
         graph, body = self.graph, node.body.nodes if node.body is not None else ()
         names = {*node.outputs, *(value for part in body for value in part.outputs)}
-        buffers = node.buffers or (None,) * len(node.outputs)
+        offsets = node.offsets[: len(node.outputs)] or (None,) * len(node.outputs)
         return {
             "kind": "node",
             "name": node.name,
@@ -118,10 +118,10 @@ class Explainer:
                 {
                     "name": value,
                     "type": str(graph.types[value]),
-                    "buffer": buffer,
+                    "offset": offset,
                     "used_by": [user.name for user in self.index.users(value)],
                 }
-                for value, buffer in zip(node.outputs, buffers, strict=True)
+                for value, offset in zip(node.outputs, offsets, strict=True)
             ],
             "remarks": [one for one in self.passes["remarks"] if about(one, names)],
             "templates": self._templates(node),
@@ -247,22 +247,22 @@ class Explainer:
             "kernels": list(dict.fromkeys(user.impl for user in users if user.impl)),
         }
 
-    def _buffer(self, name: str) -> BufferDoc | None:
-        match = _BUFFER.fullmatch(name)
+    def _offset(self, name: str) -> OffsetDoc | None:
+        match = _OFFSET.fullmatch(name)
         if match is None or not (stays := self.index.stays(int(match[1]))):
             return None
-        number, graph = int(match[1]), self.graph
-        sizes = self.subject.manifest.buffers if self.subject.manifest is not None else []
+        byte, graph = int(match[1]), self.graph
         return {
-            "kind": "buffer",
-            "name": f"buffer:{number}",
-            "bytes": sizes[number] if number < len(sizes) else 0,
+            "kind": "offset",
+            "name": f"offset:{byte}",
+            "byte": byte,
             "values": [
                 {
                     "value": stay.value,
                     "node": stay.node,
-                    "type": str(graph.types[stay.value]),
-                    "layer": graph.producers[stay.value].origin.layer,
+                    "type": str(stay.type),
+                    "layer": graph.producers[stay.node].origin.layer,
+                    "bytes": stay.type.nbytes(graph.step),
                     "first": stay.first,
                     "last": stay.last,
                 }
@@ -287,7 +287,7 @@ class Explainer:
             "DSV101",
             "there is nothing of this name",
             where=str(self.subject.path),
-            expected="a node, value, kernel, weight, checkpoint tensor, state, buffer:N, rule, "
+            expected="a node, value, kernel, weight, checkpoint tensor, state, offset:N, rule, "
             "template or error code",
             found=what,
             hint=f"did you mean {' or '.join(near)}?" if near else "dsv4c inspect lists the names",

@@ -19,11 +19,11 @@ class Operand(TypedDict):
 
 
 class Result(TypedDict):
-    """`buffer` is -1 for what lies elsewhere: states, and views of inputs."""
+    """`offset` is -1 for what lies outside of the arena: states, and views of inputs."""
 
     name: str
     type: str
-    buffer: int | None
+    offset: int | None
     used_by: list[str]
 
 
@@ -106,14 +106,17 @@ class StayView(TypedDict):
     node: str
     type: str
     layer: int | None
+    bytes: int
     first: int
     last: int
 
 
-class BufferDoc(TypedDict):
-    kind: Literal["buffer"]
+class OffsetDoc(TypedDict):
+    """What lies over one byte of the arena, one after the other."""
+
+    kind: Literal["offset"]
     name: str
-    bytes: int
+    byte: int
     values: list[StayView]
 
 
@@ -195,7 +198,7 @@ Document = (
     NodeDoc
     | GoneDoc
     | KernelDoc
-    | BufferDoc
+    | OffsetDoc
     | WeightDoc
     | StateDoc
     | InputDoc

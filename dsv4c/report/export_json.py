@@ -15,7 +15,6 @@ from dsv4c.models.deepseek_v4.config import load_config
 from dsv4c.pipeline import largest_step
 from dsv4c.plan.files import inside
 from dsv4c.plan.manifest import Pass
-from dsv4c.report.arena import ArenaView, arena_view
 from dsv4c.report.history import RecordView, StageView, stage_views
 from dsv4c.report.measured import MeasuredView, measured_view
 from dsv4c.report.memory import MemoryView, memory_view
@@ -26,7 +25,7 @@ from dsv4c.report.weights import WeightsView, weights_view
 if TYPE_CHECKING:
     from dsv4c.plan.plan import Plan
 
-SCHEMA = "dsv4c.report/1"
+SCHEMA = "dsv4c.report/2"
 MODEL_IR = "ir/00_model.ir"
 EVERYTHING = Selection()
 
@@ -41,13 +40,13 @@ class CostView(TypedDict):
 
 
 class ScheduledView(TypedDict):
-    """What a node of the last stage got: what runs it, where results lie, its cost in two steps.
+    """What a node of the last stage got: what runs it, its place in the arena, its cost in two steps.
 
     `decode` is a step of one token, `prefill` the plan's largest step.
     """
 
     impl: str
-    buffers: list[int]
+    offsets: list[int]
     decode: CostView
     prefill: CostView
 
@@ -96,7 +95,6 @@ class ReportView(TypedDict):
     kernels: list[SourceView]
     weights: WeightsView
     memory: MemoryView
-    arena: ArenaView
     measured: MeasuredView | None
 
 
@@ -128,7 +126,6 @@ def report_view(plan: Plan, bench: Path | None = None) -> ReportView:
         "kernels": _kernels(plan),
         "weights": weights_view(graph, EVERYTHING),
         "memory": memory_view(graph, EVERYTHING),
-        "arena": arena_view(graph, made.buffers, env),
         "measured": measured_view(bench, {k.name for k in made.kernels}, made.target)
         if bench
         else None,
@@ -178,7 +175,7 @@ def _kernels(plan: Plan) -> list[SourceView]:
 def _scheduled(node: Node, graph: Graph, steps: Mapping[str, Mapping[str, int]]) -> ScheduledView:
     return {
         "impl": node.impl,
-        "buffers": list(node.buffers),
+        "offsets": list(node.offsets),
         "decode": _cost(node, graph, steps["decode"]),
         "prefill": _cost(node, graph, steps["prefill"]),
     }

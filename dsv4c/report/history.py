@@ -103,9 +103,9 @@ def stage_views(
 
 
 def _annotated(before: Graph, after: Graph) -> int:
-    known = {node.name: (node.impl, node.buffers) for node in before.nodes}
+    known = {node.name: (node.impl, node.offsets) for node in before.nodes}
     return sum(
-        known.get(node.name, ("", ())) != (node.impl, node.buffers)
+        known.get(node.name, ("", ())) != (node.impl, node.offsets)
         for node in after.nodes
         if node.name in known
     )

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypedDict
 
-from dsv4c.ir.graph import Graph, Node, view_roots, writes
+from dsv4c.ir.graph import Graph, Node, writes
+from dsv4c.ir.lifetimes import Stay, stays
 from dsv4c.ir.types import WeightType
 
 _RANGE = re.compile(r"\{0\.\.(\d+)\}")
@@ -25,16 +26,6 @@ class OriginView(TypedDict):
     tensors: list[str]
     inputs: list[str]
     built: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Stay:
-    """A value in a buffer, from the place of the node that makes it to that of its last reader."""
-
-    value: str
-    node: str
-    first: int
-    last: int
 
 
 @dataclass(frozen=True)
@@ -116,22 +107,15 @@ class Provenance:
                 waiting += maker.inputs
         return list(found)
 
-    def stays(self, buffer: int) -> list[Stay]:
-        """What lies in a buffer of a planned graph, in order."""
-        return self._stays.get(buffer, [])
-
-    @cached_property
-    def _stays(self) -> dict[int, list[Stay]]:
-        graph = self.graph
-        root = view_roots(graph)
-        last = {root[value]: i for i, node in enumerate(graph.nodes) for value in node.inputs}
-        last.update(dict.fromkeys((root[value] for value in graph.outputs), len(graph.nodes)))
-        found: dict[int, list[Stay]] = {}
-        for i, node in enumerate(graph.nodes):
-            for value, buffer in zip(node.outputs, node.buffers, strict=False):
-                if buffer >= 0 and root[value] == value:
-                    stay = Stay(value, node.name, i, last.get(value, i))
-                    found.setdefault(buffer, []).append(stay)
+    def stays(self, byte: int) -> list[Stay]:
+        """What lies over a byte of a planned graph's arena, in order."""
+        if not self.graph.step:
+            return []
+        found: list[Stay] = []
+        for stay in stays(self.graph):
+            offset = self.graph.nodes[stay.first].offsets[stay.number]
+            if offset <= byte < offset + stay.type.nbytes(self.graph.step):
+                found.append(stay)
         return found
 
     def versions(self, state: str) -> dict[str, str | None]:

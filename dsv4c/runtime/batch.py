@@ -1,11 +1,21 @@
-"""Inputs of one step: rows of several sequences, one after the other."""
+"""The inputs of a step: rows of several sequences, staged on the host and copied at once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
+
+from dsv4c.ir.lifetimes import aligned
+
+PADDED = -1
+"""Slot of a row that belongs to no sequence."""
+LEAST_PAGES = 8
+"""Columns of the smallest block table that a step is given."""
+_COLUMNS = ("ids", "pos", "slot", "start")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +35,108 @@ class Rows:
     logits: int
 
 
-def step_inputs(batch: Sequence[Rows], device: torch.device) -> dict[str, torch.Tensor]:
-    """`ids`, `pos`, `slot`, `start` [T] and `out_rows` [R], all i32, on the device."""
-    columns: dict[str, list[int]] = {"ids": [], "pos": [], "slot": [], "start": [], "out_rows": []}
+class Sizes(NamedTuple):
+    """The run-time numbers of a step: T tokens, R rows of logits, S slots, P pages each."""
+
+    T: int
+    R: int
+    S: int
+    P: int
+
+    @property
+    def env(self) -> dict[str, int]:
+        """For `dsv4c.ir.types.evaluate`."""
+        return self._asdict()
+
+
+def bucket(count: int, most: int) -> int:
+    """The smallest power of two that is at least `count`, or `most` if that is smaller."""
+    return min(1 << max(count - 1, 0).bit_length(), most)
+
+
+def buckets(least: int, most: int) -> list[int]:
+    """Every bucket from that of `least` to `most`."""
+    found = [bucket(least, most)]
+    while found[-1] < most:
+        found.append(bucket(found[-1] + 1, most))
+    return found
+
+
+def columns(batch: Sequence[Rows], padded: int = 0) -> dict[str, list[int]]:
+    """`ids`, `pos`, `slot`, `start` of each row, and `out_rows`; padded rows come last.
+
+    Args:
+        batch: rows of several sequences.
+        padded: T to pad to; each row is then wanted as logits.
+    """
+    found: dict[str, list[int]] = {name: [] for name in (*_COLUMNS, "out_rows")}
     for rows in batch:
-        first, count = len(columns["ids"]), len(rows.ids)
-        columns["ids"] += rows.ids
-        columns["pos"] += range(rows.position, rows.position + count)
-        columns["slot"] += [rows.slot] * count
-        columns["start"] += [first] * count
-        columns["out_rows"] += range(first + count - rows.logits, first + count)
-    return {
-        name: torch.tensor(values, dtype=torch.int32, device=device)
-        for name, values in columns.items()
-    }
+        first, count = len(found["ids"]), len(rows.ids)
+        found["ids"] += rows.ids
+        found["pos"] += range(rows.position, rows.position + count)
+        found["slot"] += [rows.slot] * count
+        found["start"] += [first] * count
+        found["out_rows"] += range(first + count - rows.logits, first + count)
+    for row in range(len(found["ids"]), padded):
+        for name, value in zip(_COLUMNS, (0, 0, PADDED, row), strict=True):
+            found[name].append(value)
+        found["out_rows"].append(row)
+    return found
+
+
+class StepInputs:
+    """One buffer on the host and one on the device, laid out anew for the sizes of each step.
+
+    Args:
+        most: the largest step.
+        device: where the step runs; beside a GPU the host's buffer is pinned.
+    """
+
+    def __init__(self, most: Sizes, device: torch.device) -> None:
+        size = input_bytes(most)
+        pinned = device.type == "cuda"
+        self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
+        self._device = torch.zeros(size, dtype=torch.uint8, device=device)
+        self._bytes = self._host.numpy()
+
+    def views(self, sizes: Sizes) -> dict[str, torch.Tensor]:
+        """The step inputs of these sizes, on the device, i32."""
+        return {
+            name: self._device[begin : begin + size].view(torch.int32).view(shape)
+            for name, (begin, size, shape) in _layout(sizes).items()
+        }
+
+    def copies(self, sizes: Sizes) -> tuple[torch.Tensor, torch.Tensor]:
+        """What is copied for a step of these sizes: from the host's buffer, to the device's."""
+        end = input_bytes(sizes)
+        return self._host[:end], self._device[:end]
+
+    def stage(self, sizes: Sizes, values: Mapping[str, Sequence[int]], table: np.ndarray) -> None:
+        """Write the inputs of a step into the host's buffer.
+
+        Args:
+            sizes: of the step.
+            values: of `columns`.
+            table: the block table of all sequences, i32 [S, P or more].
+        """
+        for name, (begin, size, shape) in _layout(sizes).items():
+            part = self._bytes[begin : begin + size].view(np.int32).reshape(shape)
+            part[...] = table[:, : sizes.P] if name == "block_table" else values[name]
+
+
+def input_bytes(sizes: Sizes) -> int:
+    """Bytes of the inputs of a step."""
+    return sum(aligned(size) for _, size, _ in _layout(sizes).values())
+
+
+def _layout(sizes: Sizes) -> dict[str, tuple[int, int, tuple[int, ...]]]:
+    """Where each input begins, its bytes and its shape."""
+    shapes: dict[str, tuple[int, ...]] = {name: (sizes.T,) for name in _COLUMNS}
+    shapes |= {"out_rows": (sizes.R,), "block_table": (sizes.S, sizes.P)}
+    found: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+    begin = 0
+    for name, shape in shapes.items():
+        size = 4 * int(np.prod(shape))
+        found[name] = begin, size, shape
+        begin += aligned(size)
+    return found

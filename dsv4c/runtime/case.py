@@ -20,7 +20,7 @@ from dsv4c.ir.values import Operand, State, Weight
 from dsv4c.ir.weight_formats import weight_format
 from dsv4c.plan.plan import Plan
 from dsv4c.runtime import standalone
-from dsv4c.runtime.bounds import bound_of, magnitude_of, state_bound, steps_of
+from dsv4c.runtime.bounds import bound_of, magnitude_of, rounds_inside, state_bound, steps_of
 from dsv4c.runtime.executor import REFERENCE, kernel_arguments
 from dsv4c.runtime.session import Session
 
@@ -53,8 +53,8 @@ class Capture:
 
 
 def copied(operands: Sequence[Operand]) -> list[Operand]:
-    """The operands, with states of their own."""
-    return [value.clone() if isinstance(value, State) else value for value in operands]
+    """The operands, with states and tensors of their own."""
+    return [value if isinstance(value, Weight) else value.clone() for value in operands]
 
 
 def capture(session: Session, node: str, ids: Sequence[int], decode: bool) -> Captured:
@@ -189,7 +189,8 @@ def _expected(
             tensors[f"result{number}"] = r
             if r.is_floating_point():
                 magnitude = magnitude_of(node, value, operands)
-                bound = bound_of(r, type_.dtype, *magnitude, steps, fused)
+                rounds = rounds_inside(node, value)
+                bound = bound_of(r, type_.dtype, *magnitude, steps, rounds)
                 tensors[f"bound{number}"] = bound
         results.append(facts)
     return tensors, results

@@ -27,10 +27,11 @@ from dsv4c.runtime.bounds import (
     magnitude_of,
     only_ties,
     ratio,
+    rounds_inside,
     state_ratio,
     steps_of,
 )
-from dsv4c.runtime.executor import Executor, step_sizes
+from dsv4c.runtime.executor import Executor, copied_tensors, step_sizes
 from dsv4c.runtime.session import Session
 
 
@@ -164,7 +165,7 @@ class _Lockstep:
     def _run_a(self, node: Node) -> None:
         side = self.a
         operands = [side.values[value] for value in node.inputs]
-        results = side.executor.run(node, operands, side.sizes)
+        results = copied_tensors(side.executor.run(node, operands, side.sizes))
         side.values.update(zip(node.outputs, results, strict=True))
         side.made.update(node.outputs)
         self.chains.update(dict.fromkeys(node.outputs, side.since(node, self.common)))
@@ -178,7 +179,7 @@ class _Lockstep:
     def _run_b(self, node: Node) -> list[Compared]:
         side = self.b
         operands = [self._operand(value) for value in node.inputs]
-        results = side.executor.run(node, operands, side.sizes)
+        results = copied_tensors(side.executor.run(node, operands, side.sizes))
         chain = side.since(node, self.common)
         tied = is_routing(node) and self._only_ties(node, results)
         found: list[Compared] = []
@@ -254,6 +255,8 @@ class _Lockstep:
         assert isinstance(type_, TensorType)
         steps = steps_of(node) + steps_of(maker) + nodes
         magnitude, terms = magnitude_of(node, value, operands)
+        if type_.dtype != "bf16":
+            fused = rounds_inside(node, value) or rounds_inside(maker, value)
         return ratio(y, r, type_.dtype, magnitude, terms, steps, fused) / 2
 
     def _read(self, side: _Side, values: Sequence[str]) -> None:

@@ -8,23 +8,23 @@ import torch
 
 from dsv4c.errors import DsvError
 from dsv4c.ir.graph import Graph
+from dsv4c.ir.lifetimes import arena_size
 from dsv4c.ir.types import CacheType, RowsType, WeightType
-from dsv4c.passes.assign_buffers import buffer_sizes
+from dsv4c.runtime.batch import Sizes, input_bytes
 
 
-def session_bytes(graph: Graph, slots: int, pages: int, chunk: int) -> dict[str, int]:
+def session_bytes(graph: Graph, pages: int) -> dict[str, int]:
     """Bytes of a session by use.
 
     Args:
-        graph: a planned graph.
-        slots: sequences.
+        graph: planned for the session's largest step.
         pages: logical pages of 128 tokens.
-        chunk: most tokens in one step.
 
     Returns:
-        `weights` (stored form), `decoded` (fp32 copies that references keep), `states`, `buffers`.
+        `weights` (stored form), `decoded` (fp32 copies that references keep), `states`, `arena`
+        (with zeroed scratch), `inputs` of a step.
     """
-    env = {"S": slots, "N": pages, "P": -(-pages // slots), "T": chunk, "R": chunk}
+    env, size = {"S": graph.step["S"], "N": pages}, arena_size(graph)
     states = [graph.types[value] for value in graph.states]
     decoded = {
         value
@@ -38,7 +38,8 @@ def session_bytes(graph: Graph, slots: int, pages: int, chunk: int) -> dict[str,
         "weights": sum(graph.types[value].nbytes({}) for value in graph.weights),
         "decoded": sum(4 * _count(t) for t in types if isinstance(t, WeightType)),
         "states": sum(t.nbytes(env) for t in states if isinstance(t, CacheType | RowsType)),
-        "buffers": sum(buffer_sizes(graph, env)),
+        "arena": size.arena + size.zeroed,
+        "inputs": input_bytes(Sizes(*(graph.step[name] for name in Sizes._fields))),
     }
 
 

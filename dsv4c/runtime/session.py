@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from operator import index
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from dsv4c.errors import DsvError
-from dsv4c.runtime.batch import Rows, step_inputs
+from dsv4c.runtime.batch import LEAST_PAGES, Rows, Sizes, bucket, columns
+from dsv4c.runtime.decode import Decoder
 from dsv4c.runtime.executor import Executor, Watcher
 from dsv4c.runtime.sampling import check_sampling, sample
 from dsv4c.runtime.slots import SlotTable, pages_for
@@ -25,13 +26,20 @@ class Session:
         plan: the loaded plan.
         max_sequences: slots.
         max_tokens: context limit of one sequence, prompt and new tokens together.
+        poison: a byte that scratch memory is filled with before each step, for tests.
 
     Raises:
-        DsvError: DSV101 on limits below 1, DSV242 beyond the model's context, DSV602 if the states
-            do not fit the memory, DSV601 without a usable device.
+        DsvError: DSV101 on limits below 1, DSV242 beyond the model's context, DSV602 if weights,
+            states and arena do not fit the memory, DSV601 without a usable device.
     """
 
-    def __init__(self, plan: Plan, max_sequences: int = 8, max_tokens: int = 2048) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        max_sequences: int = 8,
+        max_tokens: int = 2048,
+        poison: int | None = None,
+    ) -> None:
         for name, value in (("max_sequences", max_sequences), ("max_tokens", max_tokens)):
             if value < 1:
                 raise DsvError(
@@ -49,9 +57,12 @@ class Session:
         self.vocab_size, self.eos_token_ids = model.vocab_size, model.eos_token_ids
         self.chunk = plan.manifest.options.chunk
         self.device = plan.device()
-        pages = max_sequences * pages_for(max_tokens)
-        self.executor: Executor = plan.executor(max_sequences, pages)
-        self.slots = SlotTable(max_sequences, max_tokens, self.device)
+        rows, pages = max(self.chunk, max_sequences), pages_for(max_tokens)
+        most = Sizes(rows, rows, max_sequences, pages)
+        self.executor: Executor = plan.executor(most, 1 + max_sequences * pages)
+        self.slots = SlotTable(max_sequences, max_tokens)
+        self.decoder = Decoder(self.executor, self.vocab_size, self.device, poison)
+        self._poison = poison
 
     def open(self) -> int:
         """A slot for a new sequence, empty. Raises DsvError DSV243 if none is free."""
@@ -136,21 +147,43 @@ class Session:
             Rows(slot, self.slots.lengths[slot], [token], 1)
             for slot, token in zip(slots, ids, strict=True)
         ]
-        return self.step(batch)
+        pages = self._grow(batch)
+        with torch.inference_mode():
+            self.decoder.launch(batch, self.slots.block_table, pages)
+            return self.decoder.logits(len(batch))
 
     def step(self, batch: Sequence[Rows], watcher: Watcher | None = None) -> torch.Tensor:
-        """One step over rows of several sequences, each at most the plan's chunk long."""
+        """One step over rows of several sequences, each at most the plan's chunk long.
+
+        Raises:
+            DsvError: DSV101 if they are more rows than the arena has room for.
+        """
         inputs = self.prepare(batch)
         with torch.inference_mode():
-            return self.executor.step(inputs, watcher).cpu()
+            return self.executor.step(inputs, watcher).to("cpu", copy=True)
 
-    def prepare(self, batch: Sequence[Rows]) -> dict[str, torch.Tensor]:
-        """The inputs of a step; the slots grow by their rows."""
+    def prepare(self, batch: Sequence[Rows]) -> Mapping[str, torch.Tensor]:
+        """The inputs of a step, not padded; the slots grow by their rows. Raises as `step`."""
+        tokens, most = sum(len(rows.ids) for rows in batch), self.executor.most
+        if tokens > most.T:
+            raise DsvError(
+                "DSV101",
+                "a step has more rows than the session has room for",
+                expected=f"at most {most.T}",
+                found=str(tokens),
+            )
+        pages = bucket(max(self._grow(batch), LEAST_PAGES), most.P)
+        sizes = Sizes(tokens, sum(rows.logits for rows in batch), most.S, pages)
+        self.executor.inputs.stage(sizes, columns(batch), self.slots.block_table)
+        if self._poison is not None:
+            self.executor.poison(self._poison)
+        return self.executor.bind(sizes)
+
+    def _grow(self, batch: Sequence[Rows]) -> int:
+        """Give the slots what their rows need; pages of the longest sequence of the batch."""
         for rows in batch:
             self.slots.grow(rows.slot, len(rows.ids))
-        inputs = step_inputs(batch, self.device)
-        inputs["block_table"] = self.slots.block_table
-        return inputs
+        return max(pages_for(self.slots.lengths[rows.slot]) for rows in batch)
 
     def generate(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
 
 from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.build import PAGE_TOKENS
@@ -19,23 +19,22 @@ def pages_for(tokens: int) -> int:
 class SlotTable:
     """Hands out slots and pages of 128 tokens; one block table serves every layer.
 
+    Page 0 is nobody's: it stands where a sequence has no page.
+
     Args:
         max_sequences: slots.
         max_tokens: context limit of one sequence, in tokens.
-        device: where the block table lives.
     """
 
     max_sequences: int
     max_tokens: int
-    device: torch.device
     lengths: dict[int, int] = field(default_factory=dict[int, int])
 
     def __post_init__(self) -> None:
         self.pages_per_slot = pages_for(self.max_tokens)
-        self.pages = self.max_sequences * self.pages_per_slot
-        shape = (self.max_sequences, self.pages_per_slot)
-        self.block_table = torch.zeros(shape, dtype=torch.int32, device=self.device)
-        self._free_pages = list(range(self.pages - 1, -1, -1))
+        self.pages = 1 + self.max_sequences * self.pages_per_slot
+        self.block_table = np.zeros((self.max_sequences, self.pages_per_slot), np.int32)
+        self._free_pages = list(range(self.pages - 1, 0, -1))
         self._held: dict[int, list[int]] = {}
 
     def open(self) -> int:
@@ -56,6 +55,7 @@ class SlotTable:
     def close(self, slot: int) -> None:
         self.require(slot)
         self._free_pages.extend(reversed(self._held.pop(slot)))
+        self.block_table[slot] = 0
         del self.lengths[slot]
 
     def require(self, slot: int) -> None:

@@ -84,13 +84,13 @@ def test_weights_and_tensors_lead_to_each_other(plan: Path) -> None:
     assert [part["name"] for part in inside["used_by"]] == ["L1.attn.probs"]
 
 
-def test_states_and_buffers(plan: Path) -> None:
+def test_states_and_places(plan: Path) -> None:
     window = document(plan, "L1.attn.window")
     assert window["versions"] == ["L1.attn.window", "L1.attn.window.1"]
     assert (window["written_by"], window["read_by"]) == (["L1.attn.q"], ["L1.attn.o"])
     node = document(plan, "L1.attn.z")
-    number = node["results"][0]["buffer"]
-    for name in (f"buffer:{number}", f"#{number}", str(number)):
+    offset = node["results"][0]["offset"]
+    for name in (f"offset:{offset}", str(offset + 1)):
         stays = document(plan, name)["values"]
         assert "L1.attn.z" in [stay["value"] for stay in stays]
         ends = [(stay["first"], stay["last"]) for stay in stays]
@@ -132,7 +132,7 @@ def test_names_that_are_nothing_lead_to_near_ones(plan: Path) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("L1.attn.z", "L2.attn.window_slot", "layers.0.attn.wq_a", "L1.attn.window", "buffer:0"),
+        *("L1.attn.z", "L2.attn.window_slot", "layers.0.attn.wq_a", "L1.attn.window", "offset:0"),
         *("pos", "fuse_gather_gemm", "dead_code", "sparse_attention"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dsv4c.errors import DsvError
 from dsv4c.ir.cache import CacheLayout
-from dsv4c.ir.graph import STAGES, Attr, Graph, Node, Origin
+from dsv4c.ir.graph import STAGES, Attr, Graph, Node, Origin, Scratch
 from dsv4c.ir.text import parse, show, show_node
 from dsv4c.ir.types import (
     DTYPE_BYTES,
@@ -27,15 +27,15 @@ from dsv4c.ir.types import (
 from dsv4c.ir.weight_formats import FORMATS
 
 GOLDEN = """\
-graph "small" stage(planned) {
+graph "small" stage(planned) step(T=512, P=16) {
   in %ids: i32[T]
   in %angles: f32[T, 8]
   in %layers.1.w: weight<mxfp4>[3, 64, 32] = "e.{0..2}.w.weight", "e.{0..2}.w.scale"
   in %L1.window: cache<fp8, width=512, rope=64, page=128, ring=640>
   in %L1.rows: rows<8, 2048>
   %x: bf16[T, 32*P+128] = embed(%ids, %layers.1.w) {dtype="bf16"} @ L1 "e.w" "f.w" ! reference[0]
-  %y: f32[T], %L1.rows.1: rows<8, 2048> = pool(%x, %L1.rows) ! reference[1, -1]
-  %z: bf16[T] = fused.norm_rope(%x, %angles) {eps=1e-06, flags=[1, -2]} @ L1 ! norm_rope_8[2] {
+  %y: f32[T], %L1.rows.1: rows<8, 2048> = pool(%x, %L1.rows) ! reference[256, -1]
+  %z: bf16[T] = fused.norm_rope(%x, %angles) {eps=1e-06, flags=[1, -2]} @ L1 ! norm_rope_8[512, 256, 0] scratch(bf16[7*T, 64], zeroed i32[4]) {
     %h: bf16[T] = head_norm(%x)
     %z: bf16[T] = rope(%h, %angles) {inverse=true}
   }
@@ -51,8 +51,17 @@ def test_every_part_of_the_form() -> None:
     assert graph.sources == {"layers.1.w": ("e.{0..2}.w.weight", "e.{0..2}.w.scale")}
     assert graph.types["x"] == TensorType("bf16", (Sym("T"), Sym("P", 32, 128)))
     assert embed.origin == Origin(1, ("e.w", "f.w"))
-    assert (pool.outputs, pool.buffers, pool.impl) == (("y", "L1.rows.1"), (1, -1), "reference")
-    assert (fused.kind, fused.impl, fused.buffers) == ("fused.norm_rope", "norm_rope_8", (2,))
+    assert (pool.outputs, pool.offsets, pool.impl) == (("y", "L1.rows.1"), (256, -1), "reference")
+    assert (fused.kind, fused.impl, fused.offsets) == (
+        "fused.norm_rope",
+        "norm_rope_8",
+        (512, 256, 0),
+    )
+    assert fused.scratch == (
+        Scratch(TensorType("bf16", (Sym("T", 7), 64))),
+        Scratch(TensorType("i32", (4,)), zeroed=True),
+    )
+    assert (embed.scratch, graph.step) == ((), {"T": 512, "P": 16})
     assert fused.attrs == {"kind": "norm_rope", "eps": 1e-6, "flags": (1, -2)}
     assert fused.body is not None
     assert [node.op for node in fused.body.nodes] == ["head_norm", "rope"]
@@ -101,6 +110,7 @@ attrs = st.dictionaries(
 origins = st.builds(
     Origin, st.none() | st.integers(0, 99), st.lists(st.text(max_size=12), max_size=3).map(tuple)
 )
+scratches = st.builds(Scratch, tensors, st.booleans())
 words = st.sampled_from(["op", "rope", "norm_rope_8x4"])
 
 
@@ -120,10 +130,11 @@ def graphs(draw: st.DrawFn) -> Graph:
         taken = tuple(draw(st.lists(st.sampled_from(list(scope)), min_size=1, max_size=3)))
         made = {next(fresh): kind for kind in draw(st.lists(types, min_size=1, max_size=2))}
         scope.update(made)
-        impl, buffers = "", ()
+        impl, wants, offsets = "", (), ()
         if depth == 0 and stage in ("lowered", "planned"):
             impl = draw(words)
-            buffers = tuple(range(-1, len(made) - 1)) if stage == "planned" else ()
+            wants = tuple(draw(st.lists(scratches, max_size=2)))
+            offsets = tuple(range(-1, len(made) - 1)) if stage == "planned" else ()
         if depth < 2 and draw(st.booleans()):
             inner = {value: known[value] if value in known else scope[value] for value in taken}
             parts = [node(inner, depth + 1) for _ in range(draw(st.integers(0, 2)))]
@@ -131,14 +142,16 @@ def graphs(draw: st.DrawFn) -> Graph:
             kind = draw(words)
             body = Graph(kind, "model", taken, tuple(parts), tuple(made), inner | made)
             own: dict[str, Attr] = {"kind": kind, **draw(attrs)}
-            return Node("fused", taken, tuple(made), own, draw(origins), body, impl, buffers)
+            return Node("fused", taken, tuple(made), own, draw(origins), body, impl, wants, offsets)
         return Node(
-            draw(words), taken, tuple(made), draw(attrs), draw(origins), None, impl, buffers
+            *(draw(words), taken, tuple(made), draw(attrs), draw(origins)),
+            *(None, impl, wants, offsets),
         )
 
     nodes = tuple(node(known, 0) for _ in range(draw(st.integers(1, 4))))
     outputs = tuple(draw(st.lists(st.sampled_from(list(known)), min_size=1, max_size=2)))
-    return Graph(draw(st.text(max_size=8)), stage, inputs, nodes, outputs, known, sources)
+    step = {"T": 4, "P": 2} if stage == "planned" else {}
+    return Graph(draw(st.text(max_size=8)), stage, inputs, nodes, outputs, known, sources, step)
 
 
 @settings(max_examples=50, deadline=None)

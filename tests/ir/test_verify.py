@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from dsv4c.errors import DsvError
-from dsv4c.ir.graph import Graph, Node
+from dsv4c.ir.graph import Graph, Node, Scratch
 from dsv4c.ir.text import parse
 from dsv4c.ir.types import Sym, TensorType, Type
 from dsv4c.ir.verify import problems, verify
@@ -49,14 +49,14 @@ graph "fused" stage(fused) {
 """)
 
 PLANNED = parse("""\
-graph "planned" stage(planned) {
+graph "planned" stage(planned) step(T=2) {
   in %x: bf16[T, 64]
   in %where: i32[T]
   in %cache: cache<bf16, width=64, rope=8, page=32, paged>
   %v: bf16[T, 8, 8] = view(%x) {shape=[8, 8]} ! reference[-1]
   %a: bf16[T, 64] = head_norm(%x) ! reference[0]
-  %b: bf16[T, 64] = head_norm(%a) ! reference[1]
-  %c: bf16[T, 8, 8] = view(%b) {shape=[8, 8]} ! reference[1]
+  %b: bf16[T, 64] = head_norm(%a) ! some_kernel[256, 512, 0] scratch(f32[2*T], zeroed i32[4])
+  %c: bf16[T, 8, 8] = view(%b) {shape=[8, 8]} ! reference[256]
   %d: bf16[T, 64] = head_norm(%b) ! reference[0]
   %cache.1: cache<bf16, width=64, rope=8, page=32, paged> = insert_rows(%cache, %d, %where) ! reference[-1]
   return %c, %v, %cache.1
@@ -165,17 +165,41 @@ RULES = {
         replace(MODEL, stage="lowered"),
         "nothing runs this node: impl is empty",
     ),
-    "too few buffers": (changed(PLANNED, "b", buffers=()), "has 0 buffers for 1 outputs"),
-    "tensor without buffer": (changed(PLANNED, "b", buffers=(-1,)), "%b has buffer -1"),
-    "state with buffer": (changed(PLANNED, "cache.1", buffers=(2,)), "%cache.1 has buffer 2"),
-    "view of an input with buffer": (changed(PLANNED, "v", buffers=(2,)), "%v has buffer 2"),
-    "buffer of a live value": (
-        changed(PLANNED, "b", buffers=(0,)),
-        "%b overwrites %a, which is read later",
+    "planned for no step": (replace(PLANNED, step={}), "has no step that its arena is laid out"),
+    "step without a size": (replace(PLANNED, step={"S": 2}), "its step has no size 'T'"),
+    "too few offsets": (
+        changed(PLANNED, "b", offsets=(256, 512)),
+        "has 2 offsets for 1 outputs and 2 scratch",
     ),
-    "buffer of a value that a view keeps": (
-        changed(PLANNED, "d", buffers=(1,)),
-        "%d overwrites %b, which is read later",
+    "tensor without offset": (changed(PLANNED, "a", offsets=(-1,)), "%a has offset -1"),
+    "state with offset": (changed(PLANNED, "cache.1", offsets=(0,)), "%cache.1 has offset 0"),
+    "view of an input with offset": (changed(PLANNED, "v", offsets=(512,)), "%v has offset 512"),
+    "view elsewhere": (changed(PLANNED, "c", offsets=(512,)), "%c has offset 512"),
+    "crooked offset": (changed(PLANNED, "a", offsets=(8,)), "offset 8 is no multiple of 256"),
+    "scratch without offset": (
+        changed(PLANNED, "b", offsets=(256, 512, -1)),
+        "its scratch has offset -1",
+    ),
+    "place of a live value": (
+        changed(PLANNED, "a", offsets=(256,)),
+        "%b overwrites %a, still in use",
+    ),
+    "scratch over an operand": (
+        changed(PLANNED, "b", offsets=(256, 0, 0)),
+        "%b#0 overwrites %a, still in use",
+    ),
+    "place of a value that a view keeps": (
+        changed(PLANNED, "d", offsets=(256,)),
+        "%d overwrites %b, still in use",
+    ),
+    "zeroed scratch twice": (
+        changed(
+            PLANNED,
+            "b",
+            scratch=(Scratch(TensorType("i32", (4,)), True),) * 2,
+            offsets=(256, 0, 0),
+        ),
+        "zeroed scratch at 0 overlaps another",
     ),
 }  # fmt: skip
 

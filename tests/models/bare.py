@@ -17,12 +17,11 @@ from dsv4c.models.deepseek_v4.build import BuildOptions, build_graph
 from dsv4c.models.deepseek_v4.config import ModelConfig, parse_config
 from dsv4c.models.deepseek_v4.inventory import logical_weights
 from dsv4c.models.deepseek_v4.names import TensorSlice, WeightSource
-from dsv4c.passes.assign_buffers import buffer_sizes
 from dsv4c.passes.base import PassRecord, run_passes
 from dsv4c.pipeline import largest_step, pipeline
 from dsv4c.plan import manifest
 from dsv4c.plan.files import MANIFEST, sha256
-from dsv4c.plan.plan import schedule_of, states_of
+from dsv4c.plan.plan import arena_of, schedule_of, states_of
 from dsv4c.report.passes import record_pass
 
 PRO: dict[str, Any] = dict(
@@ -107,7 +106,7 @@ def write_bare_plan(folder: Path, target: str = "sm_90a", **changes: Any) -> Pat
         passes=passes,
         schedule=schedule_of(graph),
         states=states_of(graph),
-        buffers=buffer_sizes(graph, largest_step(options.chunk)),
+        arena=arena_of(graph),
         weights=_weights(graph),
         files={**files, ABSENT: hashlib.sha256().hexdigest()},
         phases=dict(log.summary()),

@@ -51,9 +51,9 @@ def test_every_dump_compiles_to_the_same_plan(
     plan = dsv4c.compile(model, tmp_path / "plan", edits=Edits(stage(compiled, name)))
     whole = dsv4c.load_plan(compiled)
     assert plan.graph == whole.graph
-    assert (plan.manifest.options, plan.manifest.buffers) == (
+    assert (plan.manifest.options, plan.manifest.arena) == (
         whole.manifest.options,
-        whole.manifest.buffers,
+        whole.manifest.arena,
     )
     assert len([one for one in plan.manifest.passes if one.index]) == passes
     assert torch.equal(logits(dsv4c.load_plan(tmp_path / "plan")), logits(whole))

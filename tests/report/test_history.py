@@ -8,7 +8,6 @@ import pytest
 
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.text import parse
-from dsv4c.pipeline import largest_step
 from dsv4c.plan.plan import Plan
 from dsv4c.report.arena import arena_view
 from dsv4c.report.export_json import ReportView
@@ -47,9 +46,9 @@ def test_a_fusion_keeps_the_records_of_its_parts(small_report: ReportView) -> No
 
 
 def test_lowering_changes_no_record(small_report: ReportView) -> None:
-    lower, buffers = small_report["stages"][-2:]
+    lower, places = small_report["stages"][-2:]
     assert (lower["name"], lower["nodes"], lower["modified"]) == ("lower", None, True)
-    assert lower["annotated"] == buffers["annotated"] == len(small_report["schedule"])
+    assert lower["annotated"] == places["annotated"] == len(small_report["schedule"])
 
 
 def test_records_are_not_repeated(small_report: ReportView) -> None:
@@ -74,40 +73,39 @@ def test_a_record_differs_where_the_node_does() -> None:
 
 
 def test_the_arena_of_a_plan(small_plan: Plan, small_report: ReportView) -> None:
-    arena = small_report["arena"]
-    held: dict[int, list[tuple[int, int]]] = {}
-    for one in arena["intervals"]:
-        assert one["begin"] <= one["end"]
-        assert one["bytes"] <= arena["buffers"][one["buffer"]]
-        held.setdefault(one["buffer"], []).append((one["begin"], one["end"]))
-    for intervals in held.values():
-        intervals.sort()
-        pairs = itertools.pairwise(intervals)
-        assert all(first[1] < second[0] for first, second in pairs)
-    assert len(held) == len(arena["buffers"])
+    arena = small_report["memory"]["arena"]
+    assert arena is not None
+    assert all(0 <= one["offset"] <= arena["bytes"] - one["bytes"] for one in arena["intervals"])
+    for one, other in itertools.combinations(arena["intervals"], 2):
+        together = one["begin"] <= other["end"] and other["begin"] <= one["end"]
+        apart = one["offset"] + one["bytes"], other["offset"] + other["bytes"]
+        assert not together or other["offset"] >= apart[0] or one["offset"] >= apart[1]
     sums = [
         sum(one["bytes"] for one in arena["intervals"] if one["begin"] <= at <= one["end"])
         for at in range(len(small_plan.graph.nodes))
     ]
     assert arena["live"] == sums
-    assert arena["peak"] == max(sums) <= sum(arena["buffers"])
+    assert max(sums) <= arena["least"] <= arena["bytes"]
+    made = small_plan.manifest.arena
+    assert (arena["bytes"], arena["least"], arena["step"]) == (made.bytes, made.live, made.step)
 
 
 def test_a_view_keeps_its_operand_alive() -> None:
     graph = parse(
-        'graph "g" stage(planned) {\n  in %x: f32[T, 8]\n'
+        'graph "g" stage(planned) step(T=2) {\n  in %x: f32[T, 8]\n'
         "  %a: f32[T, 8] = head_norm(%x) {eps=1e-06} ! reference[0]\n"
         "  %v: f32[T, 2, 4] = view(%a) {shape=[2, 4]} ! reference[0]\n"
-        "  %b: f32[T, 8] = head_norm(%x) {eps=1e-06} ! reference[1]\n"
-        "  %c: f32[T, 2, 4] = head_norm(%v) {eps=1e-06} ! reference[2]\n  return %c\n}\n"
+        "  %b: f32[T, 8] = head_norm(%x) {eps=1e-06} ! reference[256]\n"
+        "  %c: f32[T, 2, 4] = head_norm(%v) {eps=1e-06} ! reference[512]\n  return %c\n}\n"
     )
-    arena = arena_view(graph, [64, 64, 64], largest_step(2))
+    arena = arena_view(graph)
     assert [(one["value"], one["begin"], one["end"]) for one in arena["intervals"]] == [
         ("a", 0, 3),
         ("b", 2, 2),
         ("c", 3, 3),
     ]
     assert arena["live"] == [64, 64, 128, 128]
+    assert (arena["bytes"], arena["least"]) == (768, 512)
 
 
 def test_costs_of_the_schedule(small_report: ReportView) -> None:

@@ -10,6 +10,7 @@ import torch
 from dsv4c.ir.graph import Attr, Graph, Node
 from dsv4c.ir.interp import run_node
 from dsv4c.ir.values import Operand, State, Weight
+from dsv4c.runtime.batch import Sizes
 from dsv4c.runtime.executor import Executor
 
 Edit = Callable[[Node], Node]
@@ -36,7 +37,7 @@ class Defect:
         """Replace the kernel of the node."""
         right = executor.run
 
-        def run(node: Node, operands: Sequence[Operand], sizes: dict[str, int]) -> object:
+        def run(node: Node, operands: Sequence[Operand], sizes: Sizes) -> object:
             if node.name != self.node:
                 return right(node, operands, sizes)
             if self.edit is not None:
@@ -164,25 +165,25 @@ PLAIN = [
     attrs("window off by one", "L0.attn.window_index", "window_entries", window=127),
     operand("window entry at the next position", "L0.attn.window_slot", 0, lambda pos: pos + 1),
     operand("mHC comb transposed", "L1.attn.streams", 3, lambda comb: comb.transpose(1, 2)),
-    attrs("Sinkhorn stopped after one round", "L2.ffn.pre", "mhc_coefficients", iters=1),
+    attrs("Sinkhorn stopped after one round", "L2.attn.streams", "mhc_coefficients", iters=1),
     attrs("routed SwiGLU without clamp", "L1.ffn.act", "routed_swiglu", limit=1e9),
     attrs("shared SwiGLU without clamp", "L3.ffn.act", "swiglu", limit=1e9),
-    stale("partial rows not written", "L0.attn.compressor.pooled"),
+    stale("partial rows not written", "L0.attn.q_latent"),
     stale("window cache not written", "L2.attn.q"),
-    operand("entry written to another page", "L0.attn.compressor.cache.1", 2, _next_page(32)),
+    operand("entry written to another page", "L0.attn.q_latent", 18, _next_page(32)),
     operand("entries read from another page", "L3.attn.o", 4, _next_page(32)),
     operand("sink left out", "L2.attn.o", 3, lambda sink: torch.full_like(sink, -1e9)),
-    operand("norm weight ignored", "L2.attn.x", 1, torch.ones_like),
+    operand("norm weight ignored", "L1.ffn.streams", 7, torch.ones_like),
     attrs("routed scaling left out", "L1.ffn.experts", "route_learned", scale=1.0),
     swapped("gate and up exchanged", "L1.ffn.act", 0, 1),
     result("top-k one short", "L0.attn.indexer.selected", 0, _last_dropped),
     operand("router bias ignored", "L2.ffn.experts", 2, torch.zeros_like),
-    operand("position bias left out", "L1.attn.compressor.pooled", 3, torch.zeros_like),
+    operand("position bias left out", "L1.attn.q_latent", 5, torch.zeros_like),
     attrs("compressor RoPE at the wrong end", "L1.attn.compressor.angles", "rope_angles", offset=0),
     operand("groups of wo_a reversed", "L0.attn.z", 2, lambda w: w.unflatten(0, (2, -1)).flip(0).flatten(0, 1)),
     operand("shared expert left out", "L2.ffn.y", 3, torch.zeros_like),
     result("linear 1.25 times, cosine 1", "L3.attn.q_b", 0, lambda y: 1.25 * y),
-    operand("logits of the row before", "head.rows", 1, lambda rows: (rows - 1).clamp_min(0)),
+    operand("logits of the row before", "head.x", 4, lambda rows: (rows - 1).clamp_min(0)),
     attrs("epsilon of another model", "L2.attn.q", "rms_norm", eps=1e-2),
     operand("index scores see the future", "L3.attn.indexer.scores", 3, lambda pos: pos + 8),
     operand("experts one off", "L1.ffn.act", 3, lambda offsets: torch.cat((offsets[:1], offsets[:-1]))),
@@ -190,7 +191,7 @@ PLAIN = [
 ]  # fmt: skip
 
 FP8 = [
-    operand("no Hadamard transform of the index query", "L0.attn.indexer.q_fp4", 0, lambda q: q.roll(1, -1)),
+    operand("index query read one dim off", "L0.attn.q", 6, lambda q: q.roll(1, -1)),
     result("scale byte one too large", "L2.attn.q", 1, lambda pages: pages + (torch.arange(pages.shape[1]) >= 128 * (64 + 32)).to(torch.uint8) * (pages > 0)),
-    result("nibbles exchanged", "L0.attn.indexer.cache.1", 0, lambda pages: torch.cat(((pages[:, : 32 * 16] << 4) | (pages[:, : 32 * 16] >> 4), pages[:, 32 * 16 :]), 1)),
+    result("nibbles exchanged", "L0.attn.q_latent", 4, lambda pages: torch.cat(((pages[:, : 32 * 16] << 4) | (pages[:, : 32 * 16] >> 4), pages[:, 32 * 16 :]), 1)),
 ]  # fmt: skip

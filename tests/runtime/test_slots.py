@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import torch
 
-from dsv4c.runtime.batch import Rows, step_inputs
+from dsv4c.runtime.batch import Rows, Sizes, StepInputs, bucket, buckets, columns
 from dsv4c.runtime.slots import SlotTable, pages_for
 
 CPU = torch.device("cpu")
@@ -26,8 +27,8 @@ def test_pages_for_edges() -> None:
 
 
 def test_pages_are_given_when_they_are_needed() -> None:
-    table = SlotTable(2, 300, CPU)
-    assert (table.pages_per_slot, table.pages) == (3, 6)
+    table = SlotTable(2, 300)
+    assert (table.pages_per_slot, table.pages) == (3, 7)
     slot = table.open()
     held: list[int] = []
     for tokens in (127, 1, 1, 127, 44):
@@ -38,7 +39,7 @@ def test_pages_are_given_when_they_are_needed() -> None:
 
 
 def test_no_page_has_two_owners_and_all_come_back() -> None:
-    table, draw = SlotTable(4, 1000, CPU), random.Random(0)
+    table, draw = SlotTable(4, 1000), random.Random(0)
     for _ in range(500):
         if table.lengths and draw.random() < 0.3:
             table.close(draw.choice(list(table.lengths)))
@@ -50,22 +51,55 @@ def test_no_page_has_two_owners_and_all_come_back() -> None:
             table.grow(slot, draw.randint(0, min(room, 300)))
         pages = owned(table)
         assert len(set(pages)) == len(pages)
-        assert all(0 <= page < table.pages for page in pages)
+        assert all(0 < page < table.pages for page in pages)
     for slot in list(table.lengths):
         table.close(slot)
     for _ in range(4):
         table.grow(table.open(), 1000)
-    assert sorted(owned(table)) == list(range(table.pages))
+    assert sorted(owned(table)) == list(range(1, table.pages))
 
 
-def test_step_inputs_of_a_ragged_batch() -> None:
-    batch = [Rows(2, 10, [7, 8, 9], 1), Rows(0, 0, [5], 0), Rows(1, 127, [3, 4], 2)]
-    inputs = step_inputs(batch, CPU)
-    assert {name: tensor.tolist() for name, tensor in inputs.items()} == {
-        "ids": [7, 8, 9, 5, 3, 4],
-        "pos": [10, 11, 12, 0, 127, 128],
-        "slot": [2, 2, 2, 0, 1, 1],
-        "start": [0, 0, 0, 3, 4, 4],
-        "out_rows": [2, 4, 5],
+BATCH = [Rows(2, 10, [7, 8, 9], 1), Rows(0, 0, [5], 0), Rows(1, 127, [3, 4], 2)]
+COLUMNS = {
+    "ids": [7, 8, 9, 5, 3, 4],
+    "pos": [10, 11, 12, 0, 127, 128],
+    "slot": [2, 2, 2, 0, 1, 1],
+    "start": [0, 0, 0, 3, 4, 4],
+    "out_rows": [2, 4, 5],
+}
+
+
+def test_rows_of_a_ragged_batch() -> None:
+    assert columns(BATCH) == COLUMNS
+
+
+def test_padded_rows_come_last() -> None:
+    assert columns([Rows(3, 9, [5], 1)], 3) == {
+        "ids": [5, 0, 0],
+        "pos": [9, 0, 0],
+        "slot": [3, -1, -1],
+        "start": [0, 1, 2],
+        "out_rows": [0, 1, 2],
     }
-    assert {tensor.dtype for tensor in inputs.values()} == {torch.int32}
+
+
+def test_buckets() -> None:
+    assert [bucket(n, 12) for n in (1, 2, 3, 4, 5, 8, 9, 12)] == [1, 2, 4, 4, 8, 8, 12, 12]
+    assert buckets(1, 12) == [1, 2, 4, 8, 12]
+    assert buckets(8, 12) == [8, 12]
+    assert buckets(8, 3) == [3]
+    assert buckets(1, 1) == [1]
+
+
+def test_inputs_are_staged_and_copied() -> None:
+    inputs = StepInputs(Sizes(8, 8, 3, 5), CPU)
+    table = np.arange(15, dtype=np.int32).reshape(3, 5)
+    for sizes in (Sizes(6, 3, 3, 5), Sizes(6, 3, 3, 2)):
+        inputs.stage(sizes, COLUMNS, table)
+        host, device = inputs.copies(sizes)
+        device.copy_(host)
+        views = inputs.views(sizes)
+        assert {tensor.dtype for tensor in views.values()} == {torch.int32}
+        assert views.pop("block_table").tolist() == table[:, : sizes.P].tolist()
+        assert {name: tensor.tolist() for name, tensor in views.items()} == COLUMNS
+        assert all(tensor.data_ptr() % 64 == 0 for tensor in views.values())

@@ -114,7 +114,7 @@ function result(value, type) {
       el(
         'div',
         { class: 'sub' },
-        `buffer ${interval.buffer}, ${bytes(interval.bytes)} of ${bytes(data.arena.buffers[interval.buffer])}, live ${interval.begin}-${interval.end}`,
+        `offset ${interval.offset}, ${bytes(interval.bytes)}, live ${interval.begin}-${interval.end}`,
       ),
     users.length > 0 &&
       el(

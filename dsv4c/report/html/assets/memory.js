@@ -1,18 +1,17 @@
-// The arena over the schedule: bytes that are live, and which value holds which buffer when.
+// The arena over the schedule: bytes that are live, and which value lies where and when.
 
 const CHART = 110;
 const BAND = 420;
 const LEFT = 64;
 
 function memoryView(main) {
-  const { buffers, intervals, live, peak } = data.arena;
-  const total = buffers.reduce((sum, size) => sum + size, 0);
+  const { bytes: total, intervals, live, least } = data.memory.arena;
   main.append(el('h2', {}, 'The memory arena over time'));
   main.append(
     el(
       'p',
       { class: 'lead' },
-      `${many(buffers.length, 'buffer')} of ${bytes(total)} for a step of ${data.plan.steps.prefill.T} tokens hold ${many(intervals.length, 'value')}; at most ${bytes(peak)} are live at once. Across: the ${many(live.length, 'node')} of the schedule. Up: buffers, each as high as it is large.`,
+      `${bytes(total)} for a step of ${data.plan.steps.prefill.T} tokens hold ${many(intervals.length, 'value')}; at most ${bytes(least)} are live at once. Across: the ${many(live.length, 'node')} of the schedule. Up: offsets, each value as high as it is large.`,
     ),
   );
   if (!live.length) return;
@@ -24,13 +23,13 @@ function memoryView(main) {
 class Arena {
   constructor() {
     this.from = 0;
-    this.to = data.arena.live.length;
-    this.at = data.arena.live.indexOf(data.arena.peak);
+    this.to = data.memory.arena.live.length;
+    this.at = data.memory.arena.live.indexOf(Math.max(...data.memory.arena.live));
     this.canvas = el('canvas', {
       tabindex: 0,
       role: 'img',
       'aria-label':
-        'Buffers over the schedule. Left and right move the cursor, + and - zoom, 0 shows everything.',
+        'The arena over the schedule. Left and right move the cursor, + and - zoom, 0 shows everything.',
     });
     this.text = el('div', { class: 'now', 'aria-live': 'polite' });
     const layers = [
@@ -59,28 +58,9 @@ class Arena {
       el('div', { class: 'canvas' }, this.canvas),
       this.text,
     );
-    this.rows = this.stack();
     this.layerAt = stages[LAST].nodes.map((id) => records[id].layer);
     this.listen();
     new ResizeObserver(() => this.resize()).observe(this.node);
-  }
-
-  // Largest buffer at the bottom; a small one is still visible.
-  stack() {
-    const order = data.arena.buffers
-      .map((size, buffer) => ({ size, buffer }))
-      .sort((a, b) => b.size - a.size);
-    const least = 4;
-    const total = order.reduce((sum, one) => sum + one.size, 0) || 1;
-    const room = BAND - least * order.length;
-    let y = CHART + 24 + BAND;
-    const rows = [];
-    for (const { size, buffer } of order) {
-      const h = least + (room * size) / total;
-      y -= h;
-      rows[buffer] = { y, h };
-    }
-    return rows;
   }
 
   resize() {
@@ -114,20 +94,20 @@ class Arena {
     draw.beginPath();
     draw.rect(LEFT, 0, this.width - LEFT - 8, this.height);
     draw.clip();
-    for (const one of data.arena.intervals) {
+    for (const one of data.memory.arena.intervals) {
       if (one.end < this.from || one.begin > this.to) continue;
-      const { y, h } = this.rows[one.buffer];
+      const h = Math.max(2, (BAND * one.bytes) / data.memory.arena.bytes);
+      const y = CHART + 24 + BAND - (BAND * one.offset) / data.memory.arena.bytes - h;
       const layer = this.layerAt[one.begin];
       const now = one.begin <= this.at && this.at <= one.end;
       draw.fillStyle = color(
         now ? '--hit' : layer === null ? '--arena-c' : layer % 2 ? '--arena-b' : '--arena-a',
       );
-      const filled = (h - 1) * Math.min(1, one.bytes / data.arena.buffers[one.buffer]);
       draw.fillRect(
         this.x(one.begin),
-        y + h - 1 - filled,
+        y,
         Math.max(1, this.x(one.end + 1) - this.x(one.begin) - (this.to - this.from < 400 ? 1 : 0)),
-        Math.max(1, filled),
+        Math.max(1, h - 0.5),
       );
     }
     draw.restore();
@@ -136,16 +116,16 @@ class Arena {
   }
 
   drawLive(draw, color) {
-    const total = data.arena.buffers.reduce((sum, size) => sum + size, 0);
+    const total = data.memory.arena.bytes;
     const y = (value) => CHART - (value / total) * (CHART - 16);
     draw.fillStyle = color('--soft');
     draw.fillRect(LEFT, y(total), this.width - LEFT - 8, CHART - y(total));
     draw.fillStyle = color('--arena-a');
     draw.beginPath();
     draw.moveTo(this.x(this.from), CHART);
-    for (let step = Math.floor(this.from); step < Math.min(this.to, data.arena.live.length); step += 1) {
-      draw.lineTo(Math.max(LEFT, this.x(step)), y(data.arena.live[step]));
-      draw.lineTo(this.x(step + 1), y(data.arena.live[step]));
+    for (let step = Math.floor(this.from); step < Math.min(this.to, data.memory.arena.live.length); step += 1) {
+      draw.lineTo(Math.max(LEFT, this.x(step)), y(data.memory.arena.live[step]));
+      draw.lineTo(this.x(step + 1), y(data.memory.arena.live[step]));
     }
     draw.lineTo(this.x(this.to), CHART);
     draw.fill();
@@ -153,7 +133,7 @@ class Arena {
     draw.textAlign = 'right';
     draw.fillText(bytes(total), LEFT - 6, y(total) + 8);
     draw.fillText('live', LEFT - 6, CHART);
-    draw.fillText('buffers', LEFT - 6, CHART + 36);
+    draw.fillText('arena', LEFT - 6, CHART + 36);
   }
 
   drawAxes(draw, color) {
@@ -192,7 +172,7 @@ class Arena {
     if (this.told === this.at) return;
     this.told = this.at;
     const id = stages[LAST].nodes[this.at];
-    const here = data.arena.intervals
+    const here = data.memory.arena.intervals
       .filter((one) => one.begin <= this.at && this.at <= one.end)
       .sort((a, b) => b.bytes - a.bytes);
     const rows = here
@@ -201,8 +181,7 @@ class Arena {
         valueLink(one.value),
         el('span', { class: 'sub' }, typeOf.get(one.value)),
         bytes(one.bytes),
-        String(one.buffer),
-        bytes(data.arena.buffers[one.buffer]),
+        String(one.offset),
         `${one.begin}-${one.end}`,
       ]);
     this.text.replaceChildren(
@@ -212,15 +191,15 @@ class Arena {
         `Node ${this.at}: `,
         valueLink(nameOf(id)),
         ` ${records[id].kind}`,
-        el('small', {}, ` ${bytes(data.arena.live[this.at])} live in ${many(here.length, 'value')}`),
+        el('small', {}, ` ${bytes(data.memory.arena.live[this.at])} live in ${many(here.length, 'value')}`),
       ),
-      table(['live value', 'type', 'size', 'buffer', 'of', 'nodes'], rows, [2, 3, 4, 5]),
+      table(['live value', 'type', 'size', 'offset', 'nodes'], rows, [2, 3, 4]),
       here.length > 12 ? el('p', { class: 'sub' }, `and ${here.length - 12} smaller ones`) : '',
     );
   }
 
   move(to) {
-    this.at = Math.min(data.arena.live.length - 1, Math.max(0, to));
+    this.at = Math.min(data.memory.arena.live.length - 1, Math.max(0, to));
     this.keepInSight();
     this.draw();
   }
@@ -232,7 +211,7 @@ class Arena {
   }
 
   range(from, to) {
-    const most = data.arena.live.length;
+    const most = data.memory.arena.live.length;
     const span = Math.min(most, Math.max(12, to - from));
     this.from = Math.min(most - span, Math.max(0, from));
     this.to = this.from + span;

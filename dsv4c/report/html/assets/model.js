@@ -86,7 +86,7 @@ for (const id of stages[LAST].nodes) {
 const typeOf = new Map(Object.entries(data.inputs));
 for (const record of records) for (const [value, type] of record.outputs) typeOf.set(value, type);
 
-const intervalOf = new Map(data.arena.intervals.map((interval) => [interval.value, interval]));
+const intervalOf = new Map(data.memory.arena.intervals.map((interval) => [interval.value, interval]));
 const remarksOf = new Map();
 for (const remark of data.remarks) {
   if (!remarksOf.has(remark.node)) remarksOf.set(remark.node, []);

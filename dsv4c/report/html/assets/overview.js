@@ -4,7 +4,7 @@ function overview(main) {
   const { plan } = data;
   const ids = stages[LAST].nodes;
   const onKernel = ids.filter(runsOnKernel).length;
-  const sum = data.arena.buffers.reduce((total, size) => total + size, 0);
+  const { arena } = data.memory;
   const figure = (value, label, more = '') =>
     el('div', { class: 'figure' }, el('b', {}, value), el('span', {}, label), more && el('small', {}, more));
   const weights = data.weights.formats.reduce((total, one) => total + one.bytes, 0);
@@ -27,7 +27,7 @@ function overview(main) {
       figure(count(ids.length), 'nodes', `from ${count(stages[0].nodes.length)} in the model`),
       figure(count(data.kernels.length), 'kernels', `run ${count(onKernel)} of the nodes`),
       figure(bytes(weights), 'weights', scaled(parameters, ['', 'k', 'M', 'G', 'T']).concat(' parameters')),
-      figure(bytes(sum), `arena for ${plan.steps.prefill.T} tokens`, `${data.arena.buffers.length} buffers`),
+      figure(bytes(arena.bytes), `arena for ${plan.steps.prefill.T} tokens`, `${bytes(arena.least)} live at once`),
       figure(
         bytes(data.memory.bytes_per_page),
         `state per ${data.memory.page_tokens} tokens`,

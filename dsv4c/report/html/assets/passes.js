@@ -68,7 +68,7 @@ function passSummary(stage, diff) {
       : `${count(stage.before)} → ${many(stage.after, 'node')}`;
   const rest = diff.touched.size
     ? ''
-    : ` The structure stays: ${many(stage.annotated, 'node')} got ${stage.stage === 'planned' ? 'buffers' : 'what runs them'}.`;
+    : ` The structure stays: ${many(stage.annotated, 'node')} got ${stage.stage === 'planned' ? 'places in the arena' : 'what runs them'}.`;
   return `${nodes} in ${seconds(stage.seconds)}.${rules}${rest}`;
 }
 

@@ -1,0 +1,105 @@
+"""Decode steps: one token for each of several sequences, padded to sizes that are known before.
+
+Where every node has a kernel, each size is captured as a CUDA graph: the copy of the inputs, the
+kernels, the copy of the logits. Such a step is one launch, with no allocation and no torch op.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import torch
+
+from dsv4c.runtime.batch import LEAST_PAGES, Rows, Sizes, bucket, buckets, columns
+from dsv4c.runtime.executor import Executor, by_reference
+
+
+class Decoder:
+    """Runs decode steps of one session.
+
+    Args:
+        executor: with the memory that steps use.
+        vocab: logits of a row.
+        device: of the executor.
+        poison: a byte that scratch memory is filled with before each step, for tests.
+
+    Attributes:
+        captured: sizes that run as CUDA graphs.
+    """
+
+    def __init__(
+        self, executor: Executor, vocab: int, device: torch.device, poison: int | None = None
+    ) -> None:
+        self._executor, self._poison = executor, poison
+        self.most = executor.most
+        pinned = device.type == "cuda"
+        self._logits = torch.zeros(self.most.S, vocab, pin_memory=pinned)
+        self._done = torch.cuda.Event() if pinned else None
+        self._graphs: dict[Sizes, torch.cuda.CUDAGraph] = {}
+        if pinned and can_capture(executor):
+            self._capture_all()
+
+    @property
+    def captured(self) -> tuple[Sizes, ...]:
+        return tuple(self._graphs)
+
+    def sizes(self, rows: int, pages: int) -> Sizes:
+        """The sizes that a step of so many sequences, of so many pages at most, is padded to."""
+        tokens = bucket(rows, self.most.S)
+        return Sizes(tokens, tokens, self.most.S, bucket(max(pages, LEAST_PAGES), self.most.P))
+
+    def launch(self, batch: Sequence[Rows], table: np.ndarray, pages: int) -> None:
+        """Start a step; `logits` waits for it.
+
+        Args:
+            batch: one row for each of several sequences.
+            table: the block table of all sequences.
+            pages: of the longest of these sequences.
+        """
+        sizes = self.sizes(len(batch), pages)
+        self._executor.inputs.stage(sizes, columns(batch, sizes.T), table)
+        if self._poison is not None:
+            self._executor.poison(self._poison)
+        graph = self._graphs.get(sizes)
+        if graph is None:
+            self._run(sizes)
+        else:
+            graph.replay()
+        if self._done is not None:
+            self._done.record()
+
+    def logits(self, rows: int) -> torch.Tensor:
+        """Logits of the last step's first rows, f32 [rows, vocab], on the CPU."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._logits[:rows].clone()
+
+    def _run(self, sizes: Sizes) -> None:
+        """What a graph holds."""
+        executor = self._executor
+        logits = executor.step(executor.bind(sizes))
+        self._logits[: sizes.T].copy_(logits, non_blocking=True)
+
+    def _capture_all(self) -> None:
+        table = np.zeros((self.most.S, self.most.P), np.int32)
+        with torch.inference_mode():
+            for tokens, pages in product(
+                buckets(1, self.most.S), buckets(LEAST_PAGES, self.most.P)
+            ):
+                sizes = Sizes(tokens, tokens, self.most.S, pages)
+                # Every row is padded: no state changes.
+                self._executor.inputs.stage(sizes, columns([], tokens), table)
+                self._run(sizes)
+                torch.cuda.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self._run(sizes)
+                self._graphs[sizes] = graph
+            torch.cuda.synchronize()
+
+
+def can_capture(executor: Executor) -> bool:
+    """Whether every node has a kernel."""
+    return not any(by_reference(node) for node in executor.graph.nodes)

@@ -154,7 +154,8 @@ def _last_dropped(chosen: torch.Tensor) -> torch.Tensor:
 
 
 def _next_page(page: int) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda index: torch.where(index >= 0, index ^ page, index)
+    """Pages 1 and 2 exchanged: page 0 belongs to padding."""
+    return lambda index: torch.where(index >= 0, index ^ 3 * page, index)
 
 
 PLAIN = [

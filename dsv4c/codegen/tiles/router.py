@@ -33,7 +33,7 @@ ROUTER: dict[str, tuple[RouterTile, ...]] = {
     arch: (
         RouterTile(8, 16, 8, 8, 8, 4),
         RouterTile(64, 16, 16, 4, 8, 4),
-        RouterTile(1024, 16, 16, 1, 8, 4),
+        RouterTile(1024, 16, 16, 1, 8, 6),
         RouterTile(0, 64, 64, 1, 2, 3),
     )
     for arch in ("sm_90a", "sm_100a")

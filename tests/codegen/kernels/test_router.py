@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts, Workspace
+from dsv4c.codegen.kernels import router as family
+from dsv4c.codegen.render import render
+from dsv4c.codegen.tiles.router import CHUNK, ROUTER
+
+X = ValueFacts("tensor", "bf16", ("T", 4096))
+GATE = ValueFacts("weight", "bf16", (256, 4096), format="bf16")
+BIAS = ValueFacts("weight", "f32", (256,), format="f32")
+TABLE = ValueFacts("weight", "i64", (129280, 6), format="i64")
+IDS = ValueFacts("tensor", "i32", ("T",))
+RESULTS = (
+    ValueFacts("tensor", "i32", ("T", 6)),
+    ValueFacts("tensor", "f32", ("T", 6)),
+    ValueFacts("tensor", "i32", ("T", 6)),
+    ValueFacts("tensor", "i32", (257,)),
+)
+
+
+def select(*inputs: ValueFacts, arch: str = "sm_90a") -> family.Params | Refusal:
+    return family.select(NodeFacts(family.KIND, inputs, RESULTS, {"scale": 1.5}), arch)
+
+
+def test_rendered_text(golden: Callable[[str, str], None]) -> None:
+    source = render(family.KIND, family.choose(256, 6, 4096, 0, 1.5, "sm_90a"), "sm_90a", ["L3"])
+    golden(f"kernels/{source.name}.sm_90a.py", source.text)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("vocabulary", [0, 129280])
+def test_rendered_text_has_no_lint(vocabulary: int, arch: str) -> None:
+    params = family.choose(384, 6, 7168, vocabulary, 2.5, arch)
+    text = render(family.KIND, params, arch).text
+    assert max(len(line) for line in text.splitlines()) <= 110
+    command = [sys.executable, "-m", "ruff", "check", "--select", "F,E7,W", "--isolated", "-"]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("inputs", "name"),
+    [
+        ((X, GATE, BIAS), "router_e256_k6_4096_x1p5"),
+        ((X, GATE, TABLE, IDS), "router_e256_k6_4096_x1p5_hash129280"),
+    ],
+)
+def test_params_from_facts(inputs: tuple[ValueFacts, ...], name: str) -> None:
+    params = select(*inputs)
+    assert isinstance(params, family.Params)
+    assert family.kernel_name(params, "sm_90a") == name
+    assert family.workspaces(params) == (
+        Workspace("f32", ("2048*T",)),
+        Workspace("i32", ("2*T",), zeroed=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "change", "reason"),
+    [
+        (0, replace(X, dtype="f32"), r"x is f32 \['T', 4096\]; takes bf16"),
+        (1, replace(GATE, format="f32"), r"gate is f32 \[256, 4096\]; takes bf16 of 2 dims"),
+        (1, replace(GATE, dims=(600, 4096)), "top 6 of 600 experts, depth 4096; takes up to"),
+        (1, replace(GATE, dims=(256, 4000)), "depth 4000; takes up to"),
+        (2, replace(BIAS, dims=(255,)), r"bias is f32 \[255\]; takes f32 \[256\]"),
+        (2, replace(BIAS, format="bf16"), "bias is bf16"),
+    ],
+)
+def test_refuses(at: int, change: ValueFacts, reason: str) -> None:
+    inputs = [X, GATE, BIAS]
+    inputs[at] = change
+    refusal = select(*inputs)
+    assert isinstance(refusal, Refusal)
+    assert re.search(reason, refusal.reason)
+
+
+def test_refuses_a_table_of_another_width_and_other_ids() -> None:
+    refusal = select(X, GATE, replace(TABLE, dims=(129280, 8)), IDS)
+    assert refusal == Refusal("table is i64 [129280, 8]; takes i64 with 6 columns")
+    refusal = select(X, GATE, TABLE, replace(IDS, dtype="i64"))
+    assert refusal == Refusal("ids is i64 ['T']; takes i32 ['T']")
+    assert select(X, GATE) == Refusal("takes 3 or 4 inputs and 4 outputs, not 2 and 4")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_tiles_cover_every_batch(arch: str) -> None:
+    tiles = ROUTER[arch]
+    limits = [tile.most for tile in tiles]
+    assert limits[-1] == 0
+    assert limits[:-1] == sorted(set(limits[:-1]))
+    for tile in tiles:
+        ring = tile.stages * (tile.rows + tile.tokens) * (2 * CHUNK + 16)
+        assert ring <= 232448 - 2048
+
+
+def test_parts_divide_the_chunks_of_k() -> None:
+    """28 chunks of Pro's K: seven parts where eight are wished for."""
+    context = family.context(family.choose(384, 6, 7168, 0, 2.5, "sm_90a"))
+    tiles = context["tiles"]
+    assert isinstance(tiles, tuple)
+    assert [tile[1][2] for tile in tiles] == [7, 4, 1, 1]

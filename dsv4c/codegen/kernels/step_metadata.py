@@ -44,13 +44,17 @@ class Params(KernelParams):
     Args:
         results: in order.
         warps: warps per block.
-        part: visible entries that a block lists.
+        part: visible entries that a block lists where tokens are few.
+        wide_part: where they are many.
+        few: so many tokens are few.
         pdl: launch while the previous kernel of the stream drains.
     """
 
     results: tuple[Result, ...]
     warps: int
     part: int
+    wide_part: int
+    few: int
     pdl: bool
 
     def values(self) -> dict[str, Scalar]:
@@ -60,7 +64,8 @@ class Params(KernelParams):
             found[f"op{number}"] = one.op
             names = ATTRS[one.op]
             found |= {f"{n}{number}": v for n, v in zip(names, one.attrs, strict=True)}
-        return {**found, "warps": self.warps, "part": self.part, "pdl": self.pdl}
+        tile = {"warps": self.warps, "part": self.part, "wide_part": self.wide_part}
+        return {**found, **tile, "few": self.few, "pdl": self.pdl}
 
 
 def select(facts: NodeFacts, arch: str) -> Params | Refusal:
@@ -89,7 +94,7 @@ def select(facts: NodeFacts, arch: str) -> Params | Refusal:
 def choose(results: tuple[Result, ...], arch: str) -> Params:
     """Parameters with the tiles of `dsv4c.codegen.tiles` for `arch`."""
     tile = STEP_METADATA[arch]
-    return Params(results, tile.warps, tile.part, tile.pdl)
+    return Params(results, tile.warps, tile.part, tile.wide_part, tile.few, tile.pdl)
 
 
 def kernel_name(params: KernelParams, arch: str) -> str:

@@ -5,7 +5,7 @@
 #   beta_slow0=1.0, offset0=0, op1=window_slots, ring1=640, op2=window_entries, ring2=640,
 #   window2=128, op3=rope_angles, dims3=64, theta3=160000.0, factor3=16.0, original3=65536,
 #   beta_fast3=32.0, beta_slow3=1.0, offset3=-3, op4=entry_slots, ratio4=4, page4=32,
-#   op5=visible_entries, ratio5=128, page5=1, warps=4, part=256, pdl=True
+#   op5=visible_entries, ratio5=128, page5=1, warps=4, part=256, wide_part=1024, few=512, pdl=True
 """What the rows of a step need to know: RoPE angles and where entries lie.
 
     pos, slot  i32 [T]: absolute position, sequence slot (-1: a padded row)
@@ -17,7 +17,7 @@
     out4  i32 [T]: entry pos / 4, 32 a page, if pos completes it, else -1
     out5  i32 [T, 1 P]: entries 0 .. (pos + 1) / 128 - 1, 1 a page, then -1
 
-A padded row has -1 everywhere and its angles. A block does a token, or 256 of its visible entries.
+A padded row has -1 everywhere and its angles. A block does a token, or 256 or 1024 of its visible entries.
 Angles reach 2^20, so they are reduced by multiples of pi / 2 in three parts: the first difference is
 exact (a multiple of 2^-23 below 1), and sine and cosine are off by at most 2^-23.
 """
@@ -30,7 +30,7 @@ from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 
 WARPS = 4
 THREADS = 32 * WARPS
-PART = 256
+PART, WIDE_PART, FEW = 256, 1024, 512
 # pi / 2 in three parts
 HALF_PI = (1.5707963705062866, -4.371138828673793e-08, -1.7151245100058819e-15)
 SINE = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
@@ -197,6 +197,7 @@ def kernel(
     out3: cute.Tensor,
     out4: cute.Tensor,
     out5: cute.Tensor,
+    size: Int32,
 ):
     thread, _, _ = cute.arch.thread_idx()
     token, part, _ = cute.arch.block_idx()
@@ -235,8 +236,8 @@ def kernel(
     seen = Int32(Uint32(position + 1) // Uint32(128))
     if sequence < 0:
         seen = Int32(0)
-    for i in cutlass.range(PART // THREADS, unroll=4):
-        entry = part * PART + i * THREADS + thread
+    for i in cutlass.range(size // THREADS, unroll=2):
+        entry = part * size + i * THREADS + thread
         if entry < columns:
             index = Int32(-1)
             if entry < seen:
@@ -259,10 +260,10 @@ def entry(
 ):
     if pos.shape[0] > 0:
         parts = 1
-        parts = cute.ceil_div(out5.shape[1], PART)
-        if parts == 0:
-            parts = 1
-        kernel(pos, slot, table, out0, out1, out2, out3, out4, out5).launch(
+        size = Int32(cutlass.select_(pos.shape[0] > FEW, Int32(WIDE_PART), Int32(PART)))
+        parts = (out5.shape[1] + size - 1) // size
+        parts = Int32(cutlass.select_(parts > 0, parts, Int32(1)))
+        kernel(pos, slot, table, out0, out1, out2, out3, out4, out5, size).launch(
             grid=[pos.shape[0], parts, 1], block=[THREADS, 1, 1], stream=stream, use_pdl=True
         )
 

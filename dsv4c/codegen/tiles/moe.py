@@ -55,9 +55,9 @@ GATE_UP: dict[str, tuple[Wish, ...]] = {
     "sm_100a": (Wish(2, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
 }
 DOWN: dict[str, tuple[Wish, ...]] = {
-    "sm_90a": (Wish(16, 8, 1, 18432, 8), Wish(0, 8, 1, 18432, 8)),
+    "sm_90a": (Wish(16, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
     # Not measured.
-    "sm_100a": (Wish(16, 8, 1, 18432, 8), Wish(0, 8, 1, 18432, 8)),
+    "sm_100a": (Wish(16, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
 }
 # Tokens whose sums a block of the down projection holds.
 MOST_HELD = 256
@@ -77,11 +77,15 @@ def fit(wish: Wish, units: int, groups: int, forms: tuple[str, str], more: int) 
     each = wish.groups if groups % wish.groups == 0 else 1
     routed, shared = (_units(units, wish.weights // UNIT_BYTES[form]) for form in forms)
     weights = max(routed * UNIT_BYTES[forms[0]], shared * UNIT_BYTES[forms[1]]) * each
-    tokens = wish.tokens * (max(routed, shared) * 128 + 16)
-    stage = -(-(-(-weights // 128) * 128 + tokens) // 128) * 128
-    sums = 4 * K_WARPS * wish.tokens * (32 * each + 4)
-    stages = min(wish.stages, (SMEM - more - sums) // stage)
-    return MoeTile(wish.most, wish.tokens, each, routed, shared, stages)
+    weights = -(-weights // 128) * 128
+    # Fewer tokens at a time where they leave no room for two stages.
+    for tokens in (wish.tokens, 8):
+        stage = -(-(weights + tokens * (max(routed, shared) * 128 + 16)) // 128) * 128
+        sums = 4 * K_WARPS * tokens * (32 * each + 4)
+        stages = min(wish.stages, (SMEM - more - sums) // stage)
+        if stages > 1:
+            break
+    return MoeTile(wish.most, tokens, each, routed, shared, stages)
 
 
 def _units(units: int, wanted: int) -> int:

@@ -98,8 +98,8 @@ TIMED = ("flash_csa", "flash_hca", "flash_swa", "flash_q", "flash_o", "flash_hea
          "pro_q", "pro_o", "nvfp4_q", "nvfp4_o", "mxfp4_q", "f32_scales_q", "bf16_csa", "bf16_q",
          "bf16_o")  # fmt: skip
 TIMES = (1, 8, 16, 32, 64)
-# A row's bits are the same for all T within 1..8, 9..32 and 33..64.
-BATCHES = ((1, 8), (3, 7), (9, 16), (10, 32), (17, 31), (33, 64), (40, 57))
+# A row's bits are the same for all T within 1..16 and 17..64; from 65 on within a tile's lengths.
+BATCHES = ((1, 8), (3, 7), (1, 16), (9, 16), (17, 31), (18, 64), (33, 64), (65, 128), (130, 256))
 
 
 @dataclass(frozen=True)

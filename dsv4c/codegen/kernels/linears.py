@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass
 from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
-from dsv4c.codegen.tiles.linears import linears_tiles
+from dsv4c.codegen.tiles.linears import LargeTile, linears_tiles
 
 KIND = "linears"
 BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
@@ -111,7 +111,8 @@ def context(params: KernelParams) -> dict[str, object]:
     weights = weights_of(chosen)
     formats = tuple(dict.fromkeys(form for form, _, _ in weights))
     fp4 = any(form in SCALED for form in formats)
-    tiles = linears_tiles(chosen.tiles, fp4)
+    tiles = linears_tiles(chosen.tiles, chosen.depth, weights)
+    wgmma = any(isinstance(tile, LargeTile) for tile in tiles)
     return {
         "weights": weights,
         "formats": formats,
@@ -119,6 +120,7 @@ def context(params: KernelParams) -> dict[str, object]:
         "fp8": any(BITS[form] == 8 for form in formats),
         "fp4": fp4,
         "sms": SMS,
-        "tiles": tuple((tile.most, astuple(tile)[1:]) for tile in tiles),
+        "large_weights": tuple((rows, form, f32) for form, rows, f32 in weights) if wgmma else (),
+        "tiles": tuple((one.most, isinstance(one, LargeTile), astuple(one)[1:]) for one in tiles),
         "pdl": True,
     }

@@ -11,7 +11,7 @@ import pytest
 from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
 from dsv4c.codegen.kernels import linears as family
 from dsv4c.codegen.render import render
-from dsv4c.codegen.tiles.linears import LinearsTile
+from dsv4c.codegen.tiles.linears import LargeTile, SmallTile, linears_tiles
 from dsv4c.codegen.worker import MAX_SMEM
 
 CSA: list[family.Weight] = [
@@ -87,6 +87,7 @@ def test_params_from_facts() -> None:
     assert context["formats"] == ("fp8_128", "bf16")
     assert context["fp8"]
     assert not context["fp4"]
+    assert context["large_weights"] == ((1024, "fp8_128", False), (64, "bf16", True))
 
 
 @pytest.mark.parametrize(
@@ -121,44 +122,50 @@ def test_refuses_too_many_and_unpaired_weights() -> None:
     assert isinstance(many, Refusal)
 
 
-def tiles_of(node: str, arch: str) -> list[LinearsTile]:
-    params = family.choose(*NODES[node], arch)
-    context = family.context(params)
-    tiles = context["tiles"]
-    assert isinstance(tiles, tuple)
-    return [LinearsTile(most, *fields) for most, fields in tiles]
-
-
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("node", NODES)
 def test_tiles_cover_every_batch_and_fit(node: str, arch: str) -> None:
-    tiles = tiles_of(node, arch)
+    depth, weights = NODES[node]
+    tiles = linears_tiles(arch, depth, weights)
     limits = [tile.most for tile in tiles]
     assert limits[-1] == 0
     assert limits[:-1] == sorted(set(limits[:-1]))
-    widest = max(16 // family.BITS[form] for form, _, _ in NODES[node][1])
+    widest = max(16 // family.BITS[form] for form, _, _ in weights)
+    least = min(16 // family.BITS[form] for form, _, _ in weights)
     for tile in tiles:
+        if isinstance(tile, LargeTile):
+            assert arch == "sm_90a"
+            continue
         scales = tile.rows * 4 * max(16, tile.depth // 16) if widest == 4 else 0
         stage = (tile.rows + tile.tokens) * tile.depth * 2 + scales
         sums = tile.warps_k * tile.tokens * (tile.rows * widest + 4) * 4
         assert tile.stages * (stage + 16) + sums <= MAX_SMEM
-        assert tile.tokens >= tile.most
-        assert tile.depth % (64 * tile.warps_k) == 0
-        assert tile.depth % 256 == 0 or widest < 4
-        assert tile.rows % (16 * tile.warps_m) == 0
+        assert tile.tokens >= tile.most or widest == 4
+        assert tile.depth % (64 * max(tile.warps_k, widest)) == 0
+        assert tile.rows * least % (16 * tile.warps_m) == 0
         # A tile of FP8 weights has one scale for each 128 columns; a box has at most 256 rows.
         assert tile.rows <= 64
 
 
 @pytest.mark.parametrize("node", NODES)
 def test_rows_have_the_same_bits_in_a_bucket(node: str) -> None:
-    tiles = tiles_of(node, "sm_90a")
-    for low, high in ((1, 8), (9, 32), (33, 64)):
+    tiles = linears_tiles("sm_90a", *NODES[node])
+    for low, high in ((1, 16), (17, 64)):
         chosen = {
-            next(tile for tile in tiles if not tile.most or n <= tile.most) for n in (low, high)
+            next(tile for tile in tiles if not tile.most or count <= tile.most)
+            for count in (low, high)
         }
         # Which part of K is added up where.
-        orders = {
-            (tile.warps_k, tile.cluster, tile.depth if tile.cluster > 1 else 0) for tile in chosen
-        }
+        assert all(isinstance(tile, SmallTile) for tile in chosen)
+        orders = {(tile.warps_k, tile.cluster) for tile in chosen if isinstance(tile, SmallTile)}
         assert len(orders) == 1
+
+
+def test_many_tokens_have_tiles_of_their_own_where_wgmma_takes_the_weights() -> None:
+    def last(weights: list[family.Weight], depth: int = 1024) -> str:
+        return type(linears_tiles("sm_90a", depth, weights)[-1]).__name__
+
+    assert last([("bf16", 64, True), ("fp8_128", 128, False)]) == "LargeTile"
+    assert last([("fp8_128_f32", 128, False)]) == "SmallTile"
+    assert last([("fp8_128", 96, False)]) == "SmallTile"
+    assert last([("bf16", 96, False)], depth=1088) == "SmallTile"

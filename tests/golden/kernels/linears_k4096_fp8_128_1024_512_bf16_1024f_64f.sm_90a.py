@@ -24,8 +24,9 @@ from dataclasses import dataclass
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
+import cutlass.utils.hopper_helpers as sm90
 from cutlass import BFloat16, Float32, Int32, Int64, Uint8, Uint32
-from cutlass.cute.nvgpu import cpasync, warp
+from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warp, warpgroup
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 from cutlass.memory import SmemAllocator
 
@@ -41,6 +42,7 @@ BITS = {
     "bf16": 16,
 }
 FORMATS = tuple(BITS)
+UNITS = {"fp8_128": 512.0, "fp8_128_f32": 512.0, "nvfp4": 256.0}  # of products: scaled for bf16's range
 SMS = 132
 BOX = 64  # K of one TMA box of x, and of one step of a multiplying warp
 
@@ -63,6 +65,7 @@ class Tile:
     def __post_init__(self):
         rows = min(self.rows_of(form) for form in FORMATS)
         assert self.boxes % self.warps_k == 0 and rows % (16 * self.warps_m) == 0, self
+        assert all(self.depth * bits % 1024 == 0 for bits in BITS.values()), self
 
     @property
     def steps(self):
@@ -83,7 +86,7 @@ class Tile:
         return self.warps_m * self.warps_k
 
     @property
-    def factors(self):
+    def scales(self):
         """Registers of a lane for a warp's scales of a tile, one for each of its boxes."""
         return -(-self.part * self.boxes // self.warps_k // 32)
 
@@ -290,24 +293,8 @@ def e4m3_pair(codes: Uint32, selector: cutlass.Constexpr) -> Uint32:
 
 
 @cute.jit
-def factor_of(address: Int64, form: cutlass.Constexpr) -> Float32:
-    """2^9 times the scale of a block of 128 x 128: products are of 2^-9 times the codes."""
-    if cutlass.const_expr(form == "fp8_128_f32"):
-        scale = cute.make_ptr(Float32, address, cute.AddressSpace.gmem, assumed_align=4)
-        return cute.make_tensor(scale, cute.make_layout(1))[0] * Float32(512.0)
-    code = cute.make_ptr(Uint8, address, cute.AddressSpace.gmem, assumed_align=1)
-    code = cute.make_tensor(code, cute.make_layout(1))[0].to(Uint32)
-    bits = code << Uint32(23)
-    if code == 0:
-        bits = Uint32(0x00400000)
-    if code == 255:
-        bits = Uint32(0x7FC00000)
-    return bits.bitcast(Float32) * Float32(512.0)
-
-
-@cute.jit
-def ask_factors(
-    held: cute.Tensor, index: Int32, rank: Int32, scales, group: Int32, lane: Int32,
+def ask_scales(
+    asked: cute.Tensor, index: Int32, rank: Int32, scales, group: Int32, lane: Int32,
     tile: cutlass.Constexpr,
 ):
     """Scales of a tile's FP8 weights: lane l gets those of this warp's boxes l, l + 32, ..."""
@@ -316,27 +303,51 @@ def ask_factors(
     first, last = part(rank, tile)
     for i in cutlass.range_constexpr(len(WEIGHTS)):
         form = cutlass.const_expr(WEIGHTS[i][0])
-        if cutlass.const_expr(form in ("fp8_128", "fp8_128_f32")):
+        if cutlass.const_expr(BITS[form] == 8):
             if (weight == i) & (index < tile.first(len(WEIGHTS))):
-                columns = cutlass.const_expr(-(-DEPTH // 128))
-                size = cutlass.const_expr(4 if form == "fp8_128_f32" else 1)
                 row = at * tile.rows_of(form) // 128
-                for n in cutlass.range_constexpr(tile.factors):
+                for n in cutlass.range_constexpr(tile.scales):
                     turn = n * 32 + lane
                     box = (first + turn // turns) * tile.boxes + turn % turns * tile.warps_k + group
-                    column = cutlass.min(box // 2, columns - 1)
-                    offset = Int64((row * columns + column) * size)
-                    held[n] = factor_of(scales[i][0].iterator.toint() + offset, form)
+                    scale = scales[i][0][row, cutlass.min(box // 2, scales[i][0].shape[1] - 1)]
+                    if cutlass.const_expr(form == "fp8_128"):
+                        asked[n] = scale.to(Uint32)
+                    else:
+                        asked[n] = scale.bitcast(Uint32)
 
 
 @cute.jit
-def factor_at(held: cute.Tensor, turn: Int32) -> Float32:
-    """The scale of this warp's box number `turn`."""
+def keep_factors(held: cute.Tensor, asked: cute.Tensor) -> Float32:
+    """E8M0 scales e -> 2^(111 + e - top) as bf16x2; returns 2^(top - 127), the largest scale.
+
+    With these, products are of exact weights in units of 512 times the largest scale, which
+    multiplies the sums instead. A block that is smaller than the largest by more than bf16's range
+    (2^126) counts as zero. A NaN scale gives NaN.
+    """
+    top = Int32(0)
+    for n in cutlass.range_constexpr(cute.size(asked)):
+        if asked[n] < 255:
+            top = cutlass.max(top, Int32(asked[n]))
+    top = cute.arch.warp_redux_sync(top, kind="max")
+    for n in cutlass.range_constexpr(cute.size(asked)):
+        bits = Uint32(cutlass.max(Int32(asked[n]) - top + 238, 0)) << Uint32(7)
+        if asked[n] == 255:
+            bits = Uint32(0x7FC0)
+        held[n] = bits * Uint32(0x10001)
+    bits = Uint32(top) << Uint32(23)
+    if top == 0:
+        bits = Uint32(1 << 22)
+    return bits.bitcast(Float32)
+
+
+@cute.jit
+def held_at(held: cute.Tensor, turn: Int32) -> Uint32:
+    """What belongs to this warp's box number `turn`."""
     value = held[0]
     for n in cutlass.range_constexpr(1, cute.size(held)):
         if turn >= 32 * n:
             value = held[n]
-    return cute.arch.shuffle_sync(value, turn % 32)
+    return Uint32(cute.arch.shuffle_sync(value, turn % 32))
 
 
 @cute.jit
@@ -365,17 +376,17 @@ def load_b(rb32: cute.Tensor, address: Int32, form: cutlass.Constexpr, octets: c
 
 @cute.jit
 def decode(
-    a: cute.Tensor, r, m, i, j, h, form: cutlass.Constexpr
+    a: cute.Tensor, r, m, i, j, h, factor, form: cutlass.Constexpr
 ) -> Uint32:
     """A register of A: pair h of product j of half i of the box."""
     if cutlass.const_expr(form == "bf16"):
         return a[4 * i + 2 * j + h, r, m]
-    return times(e4m3_pair(a[2 * i + j, r, m], (0x1000, 0x3222)[h]), Uint32(0x77007700))
+    return times(e4m3_pair(a[2 * i + j, r, m], (0x1000, 0x3222)[h]), factor)
 
 
 @cute.jit
 def multiply_box(
-    mma, acc: cute.Tensor, w: Int32, x: Int32, form: cutlass.Constexpr,
+    mma, acc: cute.Tensor, w: Int32, x: Int32, factor, form: cutlass.Constexpr,
     rows16: cutlass.Constexpr, tile: cutlass.Constexpr,
 ):
     """acc += 64 of K.
@@ -395,7 +406,8 @@ def multiply_box(
             for m in cutlass.range_constexpr(rows16):
                 for r in cutlass.range_constexpr(2):
                     for h in cutlass.range_constexpr(2):
-                        ra32[r + 2 * h + 4 * m] = decode(a, r, m, i, j, h, form)
+                        at = cutlass.const_expr(r + 2 * h + 4 * m)
+                        ra32[at] = decode(a, r, m, i, j, h, factor, form)
             cute.gemm(mma, acc, ra, rb[None, None, j], acc)
 
 
@@ -411,7 +423,7 @@ def lane_row(g: Int32, form: cutlass.Constexpr) -> Int32:
 
 @cute.jit
 def consume(
-    mma, x_base: Int32, w_base: Int32, bars, held, unit, sums: cute.Tensor,
+    mma, x_base: Int32, w_base: Int32, bars, asked, unit, sums: cute.Tensor,
     count: Int32, rank: Int32, warp_id: Int32, lane: Int32, form: cutlass.Constexpr,
     tile: cutlass.Constexpr,
 ):
@@ -431,6 +443,10 @@ def consume(
         w_at += q % 2 * 8
     per_box = cutlass.const_expr(16 // BITS[form])
     turns = cutlass.const_expr(tile.boxes // tile.warps_k)
+    held = asked
+    if cutlass.const_expr(form == "fp8_128"):
+        held = cute.make_rmem_tensor((tile.scales,), Uint32)
+        unit = keep_factors(held, asked)
     first, last = part(rank, tile)
     for step in cutlass.range(last - first, unroll=1):
         stage, phase = (count + step) % tile.stages, (count + step) // tile.stages & 1
@@ -440,14 +456,8 @@ def consume(
             x = x_at + (stage * tile.boxes + box) * (tile.tokens * 128)
             w = w_at ^ (box % per_box * (128 // per_box))
             w += stage * tile.w_bytes + box // per_box * (tile.rows_of(form) * 128)
-            if cutlass.const_expr(BITS[form] == 8):
-                factor = factor_at(held, step * turns + s)
-                some = cute.make_rmem_tensor(at.shape, Float32)
-                some.fill(0.0)
-                multiply_box(mma, some, w, x, form, rows // 16, tile)
-                acc.store(acc.load() + some.load() * factor)
-            else:
-                multiply_box(mma, acc, w, x, form, rows // 16, tile)
+            factor = held_at(held, step * turns + s) if cutlass.const_expr(BITS[form] == 8) else None
+            multiply_box(mma, acc, w, x, factor, form, rows // 16, tile)
         cute.arch.sync_warp()
         if lane == 0:
             cute.arch.mbarrier_arrive(empty + stage)
@@ -458,6 +468,8 @@ def consume(
         value = acc[i]
         if cutlass.const_expr(unit is not None):
             value = value * unit
+        if cutlass.const_expr(form in UNITS):
+            value = value * Float32(UNITS[form])
         sums[to, at[i][1], kg] = value
 
 
@@ -559,21 +571,21 @@ def multiply(
     warp_id, lane = cute.arch.make_warp_uniform(thread // 32), thread % 32
     mma = cute.make_tiled_mma(warp.MmaF16BF16Op(BFloat16, Float32, (16, 8, 16)))
     count = Int32(0)
-    held = cute.make_rmem_tensor((tile.factors,), Float32)
-    coming = cute.make_rmem_tensor((tile.factors,), Float32)
-    ask_factors(coming, index, rank, scales, warp_id // tile.warps_m, lane, tile)
+    asked = cute.make_rmem_tensor((tile.scales,), Uint32)
+    coming = cute.make_rmem_tensor((tile.scales,), Uint32)
+    ask_scales(coming, index, rank, scales, warp_id // tile.warps_m, lane, tile)
     while index < tile.first(len(WEIGHTS)):
         weight, at = place(index, tile)
-        held.store(coming.load())
-        ask_factors(coming, index + stride, rank, scales, warp_id // tile.warps_m, lane, tile)
+        asked.store(coming.load())
+        ask_scales(coming, index + stride, rank, scales, warp_id // tile.warps_m, lane, tile)
         if has_format(weight, "fp8_128"):
             consume(
-                mma, x_base, w_base, bars, held, None, sums, count, rank,
+                mma, x_base, w_base, bars, asked, None, sums, count, rank,
                 warp_id, lane, "fp8_128", tile,
             )
         if has_format(weight, "bf16"):
             consume(
-                mma, x_base, w_base, bars, None, None, sums, count, rank,
+                mma, x_base, w_base, bars, asked, None, sums, count, rank,
                 warp_id, lane, "bf16", tile,
             )
         first, last = part(rank, tile)
@@ -682,6 +694,762 @@ def run(x: cute.Tensor, weights: list, outs: list, tile: cutlass.Constexpr, stre
     )
 
 
+# A ring of shared-memory stages has two barriers for each: `stages` that say "loaded", then "free".
+
+
+@cute.jit
+def large_start_ring(
+    bars, loads: cutlass.Constexpr, readers: cutlass.Constexpr, stages: cutlass.Constexpr
+):
+    """One warp: make the barriers.
+
+    Args:
+        bars: 2 * stages of them.
+        loads: arrivals that complete a stage, beside its bytes.
+        readers: warps that free a stage.
+    """
+    if cute.arch.lane_idx() == 0:
+        for s in cutlass.range_constexpr(stages):
+            cute.arch.mbarrier_init(bars + s, loads)
+            cute.arch.mbarrier_init(bars + stages + s, readers)
+        cute.arch.mbarrier_init_fence()
+
+
+@cute.jit
+def large_wait_free(bars, stage: Int32, phase: Int32, stages: cutlass.Constexpr):
+    """The loading side: wait until the readers have left a stage."""
+    cute.arch.mbarrier_wait(bars + stages + stage, phase ^ 1)
+
+
+@cute.jit
+def large_release(bars, stage: Int32, stages: cutlass.Constexpr):
+    """This warp has read a stage."""
+    if cute.arch.lane_idx() == 0:
+        cute.arch.mbarrier_arrive(bars + stages + stage)
+
+
+@cute.jit
+def large_next(stage: Int32, phase: Int32, stages: cutlass.Constexpr):
+    """The stage after this one, and the parity of its use."""
+    stage += 1
+    if stage == stages:
+        stage = Int32(0)
+        phase = phase ^ 1
+    return stage, phase
+
+
+# --- large products: weights are wgmma's M ------------------------------------------------------
+# Blocks multiply rows of weights (M) by tokens (N). Quantised weights are decoded, exactly, from
+# shared memory to the instruction's A registers while the products of the step before run; bf16
+# weights are read by the instruction itself. A step is 64 of K.
+
+LARGE_K = 64
+LARGE_CODES = {"bf16": 128, "fp8_128": 64, "mxfp4": 32, "nvfp4": 32}  # bytes of a row's 64 weights
+# Scales of 128 weights: words, how many, and for how many of a lane's two rows.
+LARGE_SCALES = {"fp8_128": (Uint8, 1, 1), "mxfp4": (Uint32, 1, 2), "nvfp4": (Uint32, 2, 2)}
+
+
+@dataclass(frozen=True)
+class LargeTile:
+    """How a block works: [rows, tokens] of the product at a time.
+
+    rows: of weights: 64 per multiplying warpgroup and accumulator. With 64 in all, the two
+        warpgroups take turns with pairs of steps.
+    tokens: wgmma's N.
+    stages: of the ring, each 64 of K.
+    buffers: of 64 tokens that a warpgroup's results pass on their way out.
+    band: row tiles that are walked together: their weights and tokens stay in the L2.
+    split: blocks of a cluster that share K.
+    """
+
+    rows: int
+    tokens: int
+    stages: int
+    buffers: int
+    band: int
+    split: int
+
+    def __post_init__(self):
+        parts = self.rows <= 128 and self.sum_bytes * self.groups <= self.tokens * 128 * self.stages
+        assert self.steps % (2 * self.groups) == 0 and (not self.shares or parts), self
+        assert self.stages % (2 * self.groups) == 0 or self.groups == 1, self
+
+    @property
+    def groups(self):
+        """Warpgroups that share K."""
+        return 2 if self.rows == 64 else 1
+
+    @property
+    def shares(self):
+        """Whether sums are added up in shared memory; then a block has one tile only."""
+        return self.groups * self.split > 1
+
+    @property
+    def sum_bytes(self):
+        """Of the sums of a tile, or of a warpgroup that has all its rows."""
+        return self.tokens * (self.rows + 4) * 4
+
+    @property
+    def steps(self):
+        """Of 64, that a block does of K."""
+        return LARGE_DEPTH // LARGE_K // self.split
+
+    @property
+    def strips(self):
+        """Accumulators of 64 rows in a warpgroup."""
+        return -(-self.rows // 128)
+
+    def stage_bytes(self, form):
+        """What a step loads."""
+        return self.tokens * 128 + self.weight_bytes(form)
+
+    def weight_bytes(self, form):
+        return self.rows * LARGE_CODES[form]
+
+    @property
+    def most(self):
+        """Bytes of a stage that weights may take."""
+        return max(self.weight_bytes(form) for form in LARGE_FORMS)
+
+    def boxes(self, form):
+        """How many times a format's weights fit there."""
+        return self.most // self.weight_bytes(form)
+
+
+def large_dtype(form):
+    """What TMA moves."""
+    return BFloat16 if form == "bf16" else Uint8
+
+
+def large_elements(form):
+    """How many of these a row's 64 weights are."""
+    return LARGE_CODES[form] * 8 // large_dtype(form).width
+
+
+@cute.jit
+def large_shared(address: Int32, dtype: cutlass.Constexpr, count: cutlass.Constexpr):
+    """`count` elements of shared memory at a byte address, read or written in one go."""
+    align = cutlass.const_expr(count * dtype.width // 8)
+    pointer = cute.make_ptr(dtype, address, cute.AddressSpace.smem, assumed_align=align)
+    return cute.make_tensor(pointer, cute.make_layout((count,)))
+
+
+@cute.jit
+def large_scales(
+    form: cutlass.Constexpr, codes: cute.Tensor, scale: Int64, row: Int32, rows: Int32, pair: Int32,
+    tile: cutlass.Constexpr,
+):
+    """Scale codes of two steps from global memory, for rows `row` and `row` + 8 of each strip.
+
+    codes: (words, rows, strips). FP8: one byte for 128 rows; else of each row a word or two.
+    """
+    dtype, count, lines = LARGE_SCALES[form]
+    each = cutlass.const_expr(dtype.width // 8 * count)
+    for m in cutlass.range_constexpr(tile.strips):
+        for r in cutlass.range_constexpr(lines):
+            line = cutlass.min(row + (128 * m + 8 * r), rows - 1)
+            if cutlass.const_expr(form == "fp8_128"):
+                line = line // 128
+            at = scale + Int64(line) * (each * (LARGE_DEPTH // 128)) + Int64(pair) * each
+            pointer = cute.make_ptr(dtype, at, cute.AddressSpace.gmem, assumed_align=each)
+            found = cute.make_tensor(pointer, cute.make_layout((count,))).load()
+            for i in cutlass.range_constexpr(count):
+                codes[i, r, m] = found[i].to(Uint32)
+
+
+@cute.jit
+def large_ring(rows, row_bytes, dtype: cutlass.Constexpr, boxes):
+    """Boxes of `rows` with the swizzle of their row's 32, 64 or 128 bytes."""
+    elements = cutlass.const_expr(row_bytes * 8 // dtype.width)
+    bits = cutlass.const_expr({128: 3, 64: 2, 32: 1, 16: 0}[row_bytes])
+    line = cute.make_layout((8, elements), stride=(elements, 1))
+    atom = cute.make_composed_layout(cute.make_swizzle(bits, 4, 3), 0, line)
+    return cute.tile_to_shape(atom, (rows, elements, boxes), (0, 1, 2))
+
+
+@cute.jit
+def large_times(a: Uint32, b: Uint32) -> Uint32:
+    """Product of two bf16x2."""
+    return cute.arch.inline_ptx(
+        "{ .reg .b32 b; mov.b32 b, {$r1}; mul.rn.bf16x2 {$w0}, {$r0}, b; }",
+        write_only_types=[Uint32],
+        read_only_args=[a, b],
+    )
+
+
+@cute.jit
+def large_e8m0(code: Uint32) -> Uint32:
+    """2^(code - 127) as bf16x2; 255 gives NaN."""
+    bits = code << Uint32(7)
+    if ((code + Uint32(1)) & Uint32(0xFE)) == Uint32(0):
+        bits = bits | Uint32(0x40)
+    return bits * Uint32(0x10001)
+
+
+@cute.jit
+def large_prmt(a: Uint32, b: Uint32, selector) -> Uint32:
+    """Bytes of a (0..3) and b (4..7) that the selector's nibbles name."""
+    return Uint32(cute.arch.prmt(Int32(a), Int32(b), Int32(selector)))
+
+
+@cute.jit
+def large_e4m3(codes: Uint32) -> Uint32:
+    """E4M3 codes in bits 8..15 and 24..31 -> bf16x2 of value * 2^-120."""
+    return (codes & Uint32(0x80008000)) | ((codes >> Uint32(4)) & Uint32(0x07F007F0))
+
+
+@cute.jit
+def large_decode_fp8(
+    ra32: cute.Tensor, first: cutlass.Constexpr, pitch: cutlass.Constexpr, w: Int32, q: Int32,
+    factor: Uint32,
+):
+    """64 weights of rows g and g + 8 (64-byte rows, swizzled) as A registers of four wgmma."""
+    selector = Int32(0x1000)
+    if q % 2 == 1:
+        selector = Int32(0x3222)
+    for kb in cutlass.range_constexpr(4):
+        for r in cutlass.range_constexpr(2):
+            at = (w ^ Int32(16 * kb)) + r * 512
+            for h in cutlass.range_constexpr(2):
+                codes = large_shared(at + 8 * h, Uint32, 1)[0]
+                value = large_e4m3(large_prmt(codes, codes, selector))
+                value = large_times(value, Uint32(0x7B807B80))  # 2^120
+                ra32[first + pitch * kb + 2 * h + r] = large_times(value, factor)
+
+
+@cute.jit
+def large_factors(
+    form: cutlass.Constexpr, factors: cute.Tensor, codes: cute.Tensor, j: cutlass.Constexpr,
+    m: cutlass.Constexpr,
+):
+    """Scale codes of strip m and step j of a pair -> bf16x2 for each k16 step and row.
+
+    NVFP4's are scale * 2^118, so that they and products with value * 2^-126 are bf16 numbers.
+    """
+    for r in cutlass.range_constexpr(2):
+        if cutlass.const_expr(form == "nvfp4"):
+            for kb in cutlass.range_constexpr(4):
+                selector = Int32(0x0404 | kb << 4 | kb << 12)
+                code = large_prmt(codes[j, r, m], Uint32(0), selector)
+                code = large_times(code >> Uint32(4), Uint32(0x7B807B80))  # 2^120
+                factors[kb, r] = large_times(code, Uint32(0x7A807A80))  # 2^118
+        else:
+            for half in cutlass.range_constexpr(2):
+                code = (codes[0, r, m] >> Uint32(16 * j + 8 * half)) & Uint32(0xFF)
+                factors[2 * half, r] = large_e8m0(code)
+                factors[2 * half + 1, r] = factors[2 * half, r]
+
+
+@cute.jit
+def large_decode_fp4(
+    ra32: cute.Tensor, first: cutlass.Constexpr, pitch: cutlass.Constexpr, w: Int32, q: Int32,
+    factors: cute.Tensor, form: cutlass.Constexpr,
+):
+    """64 weights of rows g and g + 8 (32-byte rows, swizzled) as A registers of four wgmma."""
+    selector = (q << Int32(12)) | ((q + Int32(4)) << Int32(4))
+    words = cute.make_rmem_tensor((8, 2), Uint32)
+    for r in cutlass.range_constexpr(2):
+        for h in cutlass.range_constexpr(2):
+            chunk = large_shared((w ^ Int32(16 * h)) + r * 256, Uint32, 4)
+            cute.autovec_copy(chunk, cute.local_tile(words[None, r], (4,), (h,)))
+    for kb in cutlass.range_constexpr(4):
+        for h in cutlass.range_constexpr(2):
+            for r in cutlass.range_constexpr(2):
+                word = words[2 * kb + h, r]
+                # The low code of byte q to bits 12..15, the high one to 28..31.
+                codes = large_prmt(word, word << Uint32(4), selector)
+                value = (codes & Uint32(0x80008000)) | ((codes >> Uint32(6)) & Uint32(0x01C001C0))
+                if cutlass.const_expr(form == "mxfp4"):
+                    value = large_times(value, Uint32(0x7E807E80))  # 2^126
+                ra32[first + pitch * kb + 2 * h + r] = large_times(value, factors[kb, r])
+
+
+@cute.jit
+def large_decoded(
+    form: cutlass.Constexpr, mma, acc: cute.Tensor, ring_x: cute.Tensor, base_w: Int32,
+    scale: Int64, row0: Int32, rows: Int32, rank: Int32, thread: Int32, bars, stage: Int32,
+    phase: Int32, tile: cutlass.Constexpr,
+):
+    """acc += a tile's products over this block's part of K, weights from registers.
+
+    base_w: address of the first stage's weights.
+    scale: address of the weight's scales; the tile has its rows row0, ... of `rows`.
+    """
+    lane = thread % 32
+    group, thread = thread // 128 * (tile.groups - 1), thread % (64 * min(tile.rows, 128) // 32)
+    rb = mma.make_fragment_B(mma.get_slice(thread).partition_B(ring_x))
+    ra = cute.make_rmem_tensor(((2, 2, 2), tile.strips, 8), BFloat16)
+    ra32 = cute.recast_tensor(ra, Uint32)
+    factors = cute.make_rmem_tensor((4, 2), Uint32)
+    codes = cute.make_rmem_tensor((2, 2, tile.strips), Uint32)
+    after = cute.make_rmem_tensor((2, 2, tile.strips), Uint32)
+    g, q = lane // 4, lane % 4
+    row = thread // 32 * 16 + g
+    if cutlass.const_expr(form == "fp8_128"):
+        w_at = base_w + row * 64 + ((row >> 1 & 3) << 4) + (q >> 1 << 2)
+    else:
+        w_at = base_w + row * 32 + ((row >> 2 & 1) << 4)
+    first_pair = rank * (tile.steps // 2) + group
+    large_scales(form, after, scale, row0 + row, rows, first_pair, tile)
+    stage = stage + 2 * group
+    last, pairs = Int32(0), cutlass.const_expr(tile.steps // 2 // tile.groups)
+    for pair in cutlass.range(pairs, unroll=1):
+        for i in cutlass.range_constexpr(cute.size(codes)):
+            codes[i] = after[i]
+        following = first_pair + cutlass.min(pair + 1, pairs - 1) * tile.groups
+        large_scales(form, after, scale, row0 + row, rows, following, tile)
+        for j in cutlass.range_constexpr(2):
+            cute.arch.mbarrier_wait(bars + stage, phase)
+            for m in cutlass.range_constexpr(tile.strips):
+                first = cutlass.const_expr(4 * (4 * j * tile.strips + m))
+                w = w_at + stage * tile.most + m * (128 * LARGE_CODES[form])
+                if cutlass.const_expr(form == "fp8_128"):
+                    factor = large_e8m0(codes[0, 0, m])
+                    large_decode_fp8(ra32, first, 4 * tile.strips, w, q, factor)
+                else:
+                    large_factors(form, factors, codes, j, m)
+                    large_decode_fp4(ra32, first, 4 * tile.strips, w, q, factors, form)
+            # A wait that leaves the group of the other registers open makes ptxas serialise.
+            warpgroup.wait_group(0)
+            if pair + j > 0:
+                large_release(bars, last, tile.stages)
+            last = stage
+            warpgroup.fence()
+            for kb in cutlass.range_constexpr(4):
+                cute.gemm(mma, acc, ra[None, None, 4 * j + kb], rb[None, None, kb, stage], acc)
+            warpgroup.commit_group()
+            stage, phase = large_next(stage, phase, tile.stages)
+        if cutlass.const_expr(tile.groups == 2):
+            stage, phase = large_skip(stage, phase, tile)
+    warpgroup.wait_group(0)
+    large_release(bars, last, tile.stages)
+    return stage, phase
+
+
+@cute.jit
+def large_skip(stage: Int32, phase: Int32, tile: cutlass.Constexpr):
+    """Behind the pair of steps of the other warpgroup."""
+    stage += 2
+    if stage >= tile.stages:
+        stage -= tile.stages
+        phase = phase ^ 1
+    return stage, phase
+
+
+@cute.jit
+def large_plain(
+    mma, acc: cute.Tensor, ring_x: cute.Tensor, ring_w: cute.Tensor, thread: Int32, bars,
+    stage: Int32, phase: Int32, tile: cutlass.Constexpr,
+):
+    """acc += a tile's products over this block's part of K, bf16 weights from shared memory."""
+    group, thread = thread // 128 * (tile.groups - 1), thread % (64 * min(tile.rows, 128) // 32)
+    thr = mma.get_slice(thread)
+    ra = mma.make_fragment_A(thr.partition_A(ring_w))
+    rb = mma.make_fragment_B(thr.partition_B(ring_x))
+    stage = stage + 2 * group
+    last = Int32(0)
+    for pair in cutlass.range(tile.steps // 2 // tile.groups, unroll=1):
+        for j in cutlass.range_constexpr(2):
+            cute.arch.mbarrier_wait(bars + stage, phase)
+            warpgroup.fence()
+            for kb in cutlass.range_constexpr(4):
+                cute.gemm(mma, acc, ra[None, None, kb, stage], rb[None, None, kb, stage], acc)
+            warpgroup.commit_group()
+            warpgroup.wait_group(1)
+            if pair + j > 0:
+                large_release(bars, last, tile.stages)
+            last = stage
+            stage, phase = large_next(stage, phase, tile.stages)
+        if cutlass.const_expr(tile.groups == 2):
+            stage, phase = large_skip(stage, phase, tile)
+    warpgroup.wait_group(0)
+    large_release(bars, last, tile.stages)
+    return stage, phase
+
+
+# --- many tokens --------------------------------------------------------------------------------
+# Blocks stay and take tiles of [rows, tokens] in turn. One warp streams weights and tokens through
+# a ring of shared-memory stages by TMA; two warpgroups multiply, each 64 rows of every 128.
+
+LARGE_DEPTH = 4096
+LARGE_ROWS = (1024, 512, 1024, 64, )
+LARGE_FORMS = ("fp8_128", "fp8_128", "bf16", "bf16", )
+LARGE_WIDE = (False, False, True, True, )  # f32 results
+LARGE_KINDS = tuple(dict.fromkeys(LARGE_FORMS))
+LARGE_SMS = 132
+
+
+def large_starts(tile):
+    """The first row tile of each weight, and how many there are of all."""
+    counts = [-(-rows // tile.rows) for rows in LARGE_ROWS]
+    return [sum(counts[:i]) for i in range(len(counts) + 1)]
+
+
+@cute.jit
+def large_place(at: Int32, token_tiles: Int32, tile: cutlass.Constexpr):
+    """The at-th tile: bands of row tiles, all tokens of a band, then the next band."""
+    row_tiles, band = cutlass.const_expr(large_starts(tile)[-1]), cutlass.const_expr(tile.band)
+    first = at // (band * token_tiles) * band
+    inside = at - first * token_tiles
+    high = cutlass.min(row_tiles - first, band)
+    token_tile = inside // high
+    return first + inside - token_tile * high, token_tile
+
+
+@cute.jit
+def large_load_tile(
+    form: cutlass.Constexpr, tmas, maps, rings, row_tile: Int32, token_tile: Int32, rank: Int32,
+    bars, stage: Int32, phase: Int32, tile: cutlass.Constexpr,
+):
+    """The loading warp: this block's steps of a tile. tmas, maps, rings: of x and of w."""
+    one, w_box = cute.make_layout(1), cutlass.const_expr(large_elements(form))
+    x_tiles = cute.local_tile(maps[0], (tile.tokens, LARGE_K), (token_tile, None))
+    w_tiles = cute.local_tile(maps[1], (tile.rows, w_box), (row_tile, None))
+    x_ring, x_source = cpasync.tma_partition(
+        tmas[0], 0, one, cute.group_modes(rings[0], 0, 2), cute.group_modes(x_tiles, 0, 2)
+    )
+    w_ring, w_source = cpasync.tma_partition(
+        tmas[1], 0, one, cute.group_modes(rings[1], 0, 2), cute.group_modes(w_tiles, 0, 2)
+    )
+    boxes = cutlass.const_expr(tile.boxes(form))
+    first = rank * tile.steps
+    for step in cutlass.range(first, first + tile.steps, unroll=1):
+        large_wait_free(bars, stage, phase, tile.stages)
+        full = bars + stage
+        with cute.arch.elect_one():
+            cute.arch.mbarrier_arrive_and_expect_tx(full, tile.stage_bytes(form))
+        cute.copy(tmas[1], w_source[None, step], w_ring[None, stage * boxes], tma_bar_ptr=full)
+        cute.copy(tmas[0], x_source[None, step], x_ring[None, stage], tma_bar_ptr=full)
+        stage, phase = large_next(stage, phase, tile.stages)
+    return stage, phase
+
+
+# --- results of large products ------------------------------------------------------------------
+
+
+@cute.jit
+def large_put(acc: cute.Tensor, block: cutlass.Constexpr, unit, at: Int32):
+    """Sums of 16 rows x 16 tokens of a warp -> bf16 [tokens][rows] in shared memory."""
+    sums = cute.make_rmem_tensor((8,), Float32)
+    for i in cutlass.range_constexpr(8):
+        sums[i] = acc[8 * block + i] * unit
+    pairs = cute.make_rmem_tensor((8,), BFloat16)
+    pairs.store(sums.load().to(BFloat16))
+    four = cute.recast_tensor(pairs, Uint32)
+    cute.arch.inline_ptx(
+        "stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [{$r0}], { {$r1}, {$r2}, {$r3}, {$r4} };",
+        read_only_args=[at, four[0], four[1], four[2], four[3]],
+    )
+
+
+@cute.jit
+def large_store(
+    acc: cute.Tensor, unit, tma, y_map: cute.Tensor, ring_y: cute.Tensor, row0: Int32,
+    token0: Int32, thread: Int32, tile: cutlass.Constexpr,
+):
+    """bf16 results of a tile, 64 rows x 64 tokens at a time by way of a warpgroup's buffers."""
+    wg, lane = thread // 128, thread % 32
+    warp_id = cute.arch.make_warp_uniform(thread // 32 % 4)
+    one = cute.make_layout(1)
+    there = cute.domain_offset((token0, row0 + wg * 64), y_map)
+    y_tiles = cute.local_tile(there, (64, 64), (None, None))
+    y_ring, y_target = cpasync.tma_partition(
+        tma, 0, one, cute.group_modes(ring_y, 0, 2), cute.group_modes(y_tiles, 0, 2)
+    )
+    own = (lane // 16 * 8 + lane % 8) * 128 + (((2 * warp_id + lane // 8 % 2) ^ (lane % 8)) << 4)
+    pieces = cutlass.const_expr(tile.tokens // 64)
+    for e in cutlass.range_constexpr(tile.strips * pieces):
+        buffer = wg * tile.buffers + e % tile.buffers
+        # The store that last used this buffer must have read it.
+        if warp_id == 0:
+            cute.arch.cp_async_bulk_wait_group(tile.buffers - 1, read=True)
+        cute.arch.barrier(barrier_id=1 + wg, number_of_threads=128)
+        at = ring_y.iterator.toint() + buffer * 8192 + own
+        for b in cutlass.range_constexpr(4):
+            large_put(acc, 4 * e + b, unit, at + b * 2048)
+        cute.arch.fence_proxy("async.shared", space="cta")
+        cute.arch.barrier(barrier_id=1 + wg, number_of_threads=128)
+        if warp_id == 0:
+            cute.copy(tma, y_ring[None, buffer], y_target[None, e % pieces, e // pieces * 2])
+            cute.arch.cp_async_bulk_commit_group()
+
+
+@cute.jit
+def large_store_wide(
+    acc: cute.Tensor, unit, y: cute.Tensor, row0: Int32, token0: Int32, thread: Int32,
+    tile: cutlass.Constexpr,
+):
+    """f32 results of a tile: eight lanes store 32 bytes."""
+    lane = thread % 32
+    row = row0 + thread // 32 * 16 + lane // 4
+    half = cutlass.const_expr(tile.tokens // 2)
+    for i in cutlass.range_constexpr(tile.strips * half):
+        token = token0 + i % half // 4 * 8 + lane % 4 * 2 + i % 2
+        column = row + i // half * 128 + i // 2 % 2 * 8
+        if (token < y.shape[0]) & (column < y.shape[1]):
+            y[Int64(token), column] = acc[i] * unit
+
+
+@cute.jit
+def large_share(acc: cute.Tensor, sums: Int32, thread: Int32, tile: cutlass.Constexpr):
+    """This block's part of a tile's sums to shared memory, f32 [tokens][rows]; all is consumed."""
+    lane, pitch = thread % 32, cutlass.const_expr(tile.rows + 4)
+    own = sums + (lane % 4 * 2 * pitch + thread // 32 * 16 % tile.rows + lane // 4) * 4
+    own += thread // 128 * (tile.groups - 1) * tile.sum_bytes
+    cute.arch.barrier(barrier_id=3, number_of_threads=256)
+    for i in cutlass.range_constexpr(tile.tokens // 2):
+        at = own + ((i // 4 * 8 + i % 2) * pitch + i // 2 % 2 * 8) * 4
+        large_shared(at, Float32, 1)[0] = acc[i]
+    if cutlass.const_expr(tile.split > 1):
+        cute.arch.cluster_arrive()
+        cute.arch.cluster_wait()
+    else:
+        cute.arch.barrier(barrier_id=3, number_of_threads=256)
+
+
+@cute.jit
+def large_part(at: Int32, rank: cutlass.Constexpr, four: cute.Tensor):
+    """Four floats in the shared memory of block `rank` of the cluster."""
+    four[0], four[1], four[2], four[3] = cute.arch.inline_ptx(
+        "{ .reg .b32 a; mapa.shared::cluster.u32 a, {$r0}, %d;"
+        " ld.shared::cluster.v4.f32 { {$w0}, {$w1}, {$w2}, {$w3} }, [a]; }" % rank,
+        write_only_types=[Float32] * 4,
+        read_only_args=[at],
+    )
+
+
+@cute.jit
+def large_store_shared(
+    sums: Int32, unit, y: cute.Tensor, row0: Int32, token0: Int32, rank: Int32, thread: Int32,
+    tile: cutlass.Constexpr,
+):
+    """Results of a cluster's tile: each block adds up its share of tokens, eight rows a thread."""
+    octets = cutlass.const_expr(tile.rows // 8)
+    share = cutlass.const_expr(tile.tokens // tile.split)
+    total = cute.make_rmem_tensor((8,), Float32)
+    part = cute.make_rmem_tensor((8,), Float32)
+    for n in cutlass.range(thread, share * octets, 256, unroll=1):
+        column, row = rank * share + n // octets, n % octets * 8
+        token = token0 + column
+        if (token < y.shape[0]) & (row0 + row < y.shape[1]):
+            total.fill(0.0)
+            at = sums + (column * (tile.rows + 4) + row) * 4
+            for other in cutlass.range_constexpr(tile.split * tile.groups):
+                here = at + other % tile.groups * tile.sum_bytes
+                large_part(here, other // tile.groups, cute.local_tile(part, (4,), (0,)))
+                large_part(here + 16, other // tile.groups, cute.local_tile(part, (4,), (1,)))
+                total.store(total.load() + part.load())
+            line = cute.zipped_divide(y[Int64(token), None], (8,))
+            line[(None, (row0 + row) // 8)].store((total.load() * unit).to(y.element_type))
+
+
+@cute.jit
+def large_loads(
+    tmas, maps, rings, token_tiles: Int32, rank: Int32, bars, tile: cutlass.Constexpr
+):
+    """The loading warp. tmas, maps, rings: of x, then of each weight."""
+    block, _, _ = cute.arch.block_idx()
+    blocks, _, _ = cute.arch.grid_dim()
+    starts = cutlass.const_expr(large_starts(tile))
+    stage, phase = Int32(0), Int32(0)
+    at = block // tile.split
+    while at < starts[-1] * token_tiles:
+        row_tile, token_tile = large_place(at, token_tiles, tile)
+        for i in cutlass.range_constexpr(len(LARGE_FORMS)):
+            if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
+                stage, phase = large_load_tile(
+                    LARGE_FORMS[i], (tmas[0], tmas[i + 1]), (maps[0], maps[i + 1]),
+                    (rings[0], rings[i + 1]), row_tile - starts[i], token_tile, rank, bars, stage,
+                    phase, tile,
+                )
+        at += blocks // tile.split
+    cute.arch.griddepcontrol_launch_dependents()
+    if cutlass.const_expr(tile.split > 1):
+        # With the multiplying warps: when sums are there, and when they were read.
+        for _ in cutlass.range_constexpr(2):
+            cute.arch.cluster_arrive()
+            cute.arch.cluster_wait()
+
+
+@cute.jit
+def large_products(
+    mmas, acc: cute.Tensor, rings, scales, row_tile: Int32, rank: Int32, thread: Int32, bars,
+    stage: Int32, phase: Int32, tile: cutlass.Constexpr,
+):
+    """acc = a tile's products, by the format of its weight. rings: of x, then of each weight."""
+    starts = cutlass.const_expr(large_starts(tile))
+    acc.fill(0.0)
+    scale, row0, rows = Int64(0), row_tile * tile.rows, Int32(0)
+    for i in cutlass.range_constexpr(len(LARGE_FORMS)):
+        if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
+            row0 -= starts[i] * tile.rows
+            if cutlass.const_expr(LARGE_FORMS[i] != "bf16"):
+                scale, rows = scales[i].iterator.toint(), Int32(LARGE_ROWS[i])
+    for form in LARGE_KINDS:
+        mine = row_tile < 0
+        for i in cutlass.range_constexpr(len(LARGE_FORMS)):
+            if cutlass.const_expr(LARGE_FORMS[i] == form):
+                mine = mine | ((row_tile >= starts[i]) & (row_tile < starts[i + 1]))
+        ring_w = rings[1 + LARGE_FORMS.index(form)]
+        if mine:
+            if cutlass.const_expr(form == "bf16"):
+                stage, phase = large_plain(
+                    mmas[0], acc, rings[0], ring_w, thread, bars, stage, phase, tile
+                )
+            else:
+                stage, phase = large_decoded(
+                    form, mmas[1], acc, rings[0], ring_w.iterator.toint(), scale, row0, rows, rank,
+                    thread, bars, stage, phase, tile,
+                )
+    return stage, phase
+
+
+@cute.jit
+def large_multiply(
+    mmas, rings, scales, units, tma_y, y_maps, ys, ring_y: cute.Tensor, token_tiles: Int32,
+    rank: Int32, thread: Int32, bars, tile: cutlass.Constexpr,
+):
+    """The multiplying warpgroups."""
+    block, _, _ = cute.arch.block_idx()
+    blocks, _, _ = cute.arch.grid_dim()
+    starts = cutlass.const_expr(large_starts(tile))
+    shape = cutlass.const_expr((tile.rows, tile.tokens))
+    parts = mmas[1].get_slice(thread % 128).partition_C(cute.make_identity_tensor(shape))
+    acc = cute.make_rmem_tensor(parts.shape, Float32)
+    stage, phase = Int32(0), Int32(0)
+    at = block // tile.split
+    while at < starts[-1] * token_tiles:
+        row_tile, token_tile = large_place(at, token_tiles, tile)
+        stage, phase = large_products(
+            mmas, acc, rings, scales, row_tile, rank, thread, bars, stage, phase, tile
+        )
+        sums = rings[0].iterator.toint()
+        if cutlass.const_expr(tile.shares):
+            large_share(acc, sums, thread, tile)
+        for i in cutlass.range_constexpr(len(LARGE_FORMS)):
+            if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
+                row0, token0 = (row_tile - starts[i]) * tile.rows, token_tile * tile.tokens
+                unit = Float32(1.0)
+                if cutlass.const_expr(LARGE_FORMS[i] == "nvfp4"):
+                    unit = cute.make_tensor(units[i].iterator, cute.make_layout((1,)))[0]
+                    unit = unit * Float32(256.0)
+                if cutlass.const_expr(tile.shares):
+                    large_store_shared(sums, unit, ys[i], row0, token0, rank, thread, tile)
+                elif cutlass.const_expr(LARGE_WIDE[i]):
+                    large_store_wide(acc, unit, ys[i], row0, token0, thread, tile)
+                else:
+                    large_store(
+                        acc, unit, tma_y[i], y_maps[i], ring_y, row0, token0, thread, tile
+                    )
+        at += blocks // tile.split
+    if cute.arch.make_warp_uniform(thread // 32 % 4) == 0:
+        cute.arch.cp_async_bulk_wait_group(0)
+    if cutlass.const_expr(tile.split > 1):
+        # Nobody leaves while its sums may still be read.
+        cute.arch.cluster_arrive()
+        cute.arch.cluster_wait()
+
+
+@cute.kernel
+def large_kernel(
+    tmas, maps, scales, units, tma_y, y_maps, ys, mmas, x_layout: cute.ComposedLayout, w_layouts,
+    y_layout: cute.ComposedLayout, tile: cutlass.Constexpr,
+):
+    thread, _, _ = cute.arch.thread_idx()
+    block, _, _ = cute.arch.block_idx()
+    warp_id = cute.arch.make_warp_uniform(cute.arch.warp_idx())
+    rank = block % tile.split
+    smem = SmemAllocator()
+    ring_x = smem.allocate_tensor(
+        BFloat16, x_layout.outer, byte_alignment=1024, swizzle=x_layout.inner
+    )
+    ring_y = smem.allocate_tensor(
+        BFloat16, y_layout.outer, byte_alignment=1024, swizzle=y_layout.inner
+    )
+    # All weights take turns with one ring.
+    base_w = smem.allocate_array(Uint8, tile.most * tile.stages, byte_alignment=1024)
+    bars = smem.allocate_array(Int64, 2 * tile.stages)
+    rings = [ring_x]
+    for form, layout in zip(LARGE_FORMS, w_layouts, strict=True):
+        pointer = cute.recast_ptr(base_w, layout.inner, large_dtype(form))
+        rings.append(cute.make_tensor(pointer, layout.outer))
+    for mma in mmas:
+        mma.set(warpgroup.Field.ACCUMULATE, True)
+    if warp_id == 8:
+        large_start_ring(bars, 1, 8 // tile.groups, tile.stages)
+    cute.arch.sync_threads()
+    token_tiles = cute.ceil_div(maps[0].shape[0], tile.tokens)
+    # Tokens come from the previous kernel, which may still read what this one writes.
+    cute.arch.griddepcontrol_wait()
+    if warp_id >= 8:
+        cute.arch.setmaxregister_decrease(40)
+        if warp_id == 8:
+            large_loads(tmas, maps, rings, token_tiles, rank, bars, tile)
+    else:
+        cute.arch.setmaxregister_increase(232)
+        large_multiply(
+            mmas, rings, scales, units, tma_y, y_maps, ys, ring_y, token_tiles, rank, thread, bars,
+            tile,
+        )
+
+
+@cute.jit
+def large_map(op: cutlass.Constexpr, tensor: cute.Tensor, layout, box: cutlass.Constexpr):
+    """TMA atom and coordinates of boxes of `layout`'s, (rows, elements) each."""
+    return cpasync.make_tiled_tma_atom(op, tensor, cute.slice_(layout, (None, None, 0)), box)
+
+
+@cute.jit
+def run_large(x: cute.Tensor, weights, outs, tile: cutlass.Constexpr, stream: cuda.CUstream):
+    """Launch the products of x with all weights, whose components are as stored.
+
+    Args:
+        x: bf16 [T, LARGE_DEPTH].
+        weights: a tuple of components for each weight.
+        outs: bf16 or f32 [T, rows] for each weight.
+        tile: how blocks work.
+        stream: where.
+    """
+    load, save = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
+    x_layout = large_ring(tile.tokens, 128, BFloat16, tile.stages)
+    y_layout = large_ring(64, 128, BFloat16, 2 * tile.buffers)
+    tma_x, x_map = large_map(load, x, x_layout, (tile.tokens, LARGE_K))
+    tmas, maps, w_layouts, scales, units, tma_y, y_maps = [tma_x], [x_map], [], [], [], [], []
+    for form, parts, out in zip(LARGE_FORMS, weights, outs, strict=True):
+        boxes = tile.stages * tile.boxes(form)
+        layout = large_ring(tile.rows, LARGE_CODES[form], large_dtype(form), boxes)
+        atom, coordinates = large_map(load, parts[0], layout, (tile.rows, large_elements(form)))
+        w_layouts.append(layout)
+        tmas.append(atom)
+        maps.append(coordinates)
+        scales.append(parts[min(1, len(parts) - 1)])
+        units.append(parts[-1])
+        atom, coordinates = tma_x, x_map
+        if cutlass.const_expr(out.element_type is BFloat16):
+            atom, coordinates = large_map(save, out, y_layout, (64, 64))
+        tma_y.append(atom)
+        y_maps.append(coordinates)
+    k = OperandMajorMode.K
+    shape = (64, tile.tokens)
+    atoms = (2 // tile.groups, 1, 1)
+    plain = sm90.make_trivial_tiled_mma(BFloat16, BFloat16, k, k, Float32, atoms, shape)
+    decoding = sm90.make_trivial_tiled_mma(
+        BFloat16, BFloat16, k, k, Float32, atoms, shape, a_source=warpgroup.OperandSource.RMEM
+    )
+    tiles = large_starts(tile)[-1] * cute.ceil_div(x.shape[0], tile.tokens)
+    large_kernel(
+        tmas, maps, scales, units, tma_y, y_maps, outs, [plain, decoding], x_layout, w_layouts,
+        y_layout, tile,
+    ).launch(
+        grid=[tiles * tile.split if tile.shares else cutlass.min(tiles, LARGE_SMS), 1, 1],
+        block=[384, 1, 1],
+        cluster=[tile.split, 1, 1],
+        stream=stream,
+        min_blocks_per_mp=1,
+        use_pdl=True,
+    )
+
+
 @cute.jit
 def entry(
     x: cute.Tensor,
@@ -709,11 +1477,19 @@ def entry(
         if tokens <= 8:
             run(x, weights, outs, Tile(1, 16, 8, 512, 8, 1, 8), stream)
         elif tokens <= 16:
-            run(x, weights, outs, Tile(1, 32, 16, 256, 8, 2, 4), stream)
+            run(x, weights, outs, Tile(1, 16, 16, 512, 6, 1, 8), stream)
         elif tokens <= 32:
-            run(x, weights, outs, Tile(1, 32, 32, 256, 5, 2, 4), stream)
+            run(x, weights, outs, Tile(1, 16, 32, 256, 8, 1, 4), stream)
+        elif tokens <= 64:
+            run(x, weights, outs, Tile(1, 16, 64, 256, 4, 1, 4), stream)
+        elif tokens <= 128:
+            run_large(x, weights, outs, LargeTile(64, 128, 8, 2, 16, 2), stream)
+        elif tokens <= 384:
+            run_large(x, weights, outs, LargeTile(128, 128, 6, 2, 16, 2), stream)
+        elif tokens <= 768:
+            run_large(x, weights, outs, LargeTile(128, 128, 6, 2, 16, 1), stream)
         else:
-            run(x, weights, outs, Tile(1, 64, 64, 128, 4, 4, 2), stream)
+            run_large(x, weights, outs, LargeTile(128, 256, 4, 2, 16, 1), stream)
 
 
 def example_args():

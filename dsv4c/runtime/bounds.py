@@ -26,6 +26,9 @@ ROUNDOFF = {"f32": 2.0**-24, "bf16": 2.0**-8, "f64": 2.0**-53}
 _TIE = 1e-6
 # The largest relative distance between neighbouring codes, for values that round either way.
 _STEPS = {"fp8": 2.0**-3, "mxfp4": 2.0**-1, "bf16": 2.0**-7}
+# Of a block's largest value, what MXFP4 moves by if rounding before it moves a value across the middle
+# of two codes, or the largest across a power of two: half a step either way, with the larger scale.
+_MXFP4_MOVE = 1 / 6
 Magnitude = tuple[torch.Tensor | None, int]
 """What was summed, and how many terms; None for the largest magnitude of each row."""
 
@@ -92,6 +95,8 @@ def magnitude_of(node: Node, value: str, operands: Sequence[Operand]) -> Magnitu
     """What the node that makes `value` sums: its reference on absolute operands, and K."""
     if node.body is not None:
         part = node.body.producers[value]
+        if part.op == "fake_quant":
+            return _rounded_magnitude(node, part, operands), 1
         if not OPS[part.op].summed:
             return None, 0
         values = dict(zip(node.inputs, operands, strict=True))
@@ -119,6 +124,26 @@ def magnitude_of(node: Node, value: str, operands: Sequence[Operand]) -> Magnitu
     made = OPS[node.op].reference(CONTEXTS["exact"], *absolute, **attrs)
     assert isinstance(made, torch.Tensor)
     return made, _terms(node, operands)
+
+
+def _rounded_magnitude(node: Node, part: Node, operands: Sequence[Operand]) -> torch.Tensor:
+    """So much that the bound of a fused body covers what MXFP4 makes of roundings before it."""
+    assert node.body is not None
+    above = Graph(
+        "above",
+        "model",
+        node.inputs,
+        _above(node.body, part.outputs),
+        part.outputs,
+        node.body.types,
+    )
+    values = dict(zip(node.inputs, operands, strict=True))
+    copies = {k: v.clone() if isinstance(v, State) else v for k, v in values.items()}
+    made = run_graph(above, copies, "exact")[part.name]
+    assert isinstance(made, torch.Tensor)
+    blocks = made.abs().unflatten(-1, (-1, int(str(full_attrs(OPS[part.op], part.attrs)["block"]))))
+    moved = _STEPS["mxfp4"] * blocks + _MXFP4_MOVE * blocks.amax(-1, keepdim=True)
+    return moved.flatten(-2) / (2 * ROUNDOFF["bf16"])
 
 
 def _absolute(operand: Operand) -> Operand:
@@ -189,7 +214,10 @@ def state_bound(type_: CacheType | RowsType, fused: bool) -> tuple[float, float]
     """What of a value's own magnitude, and what of its entry's largest, its error may be."""
     if isinstance(type_, RowsType) or type_.layout.format == "f32":
         return ROUNDOFF["f32"], 4 * ROUNDOFF["f32"] * math.sqrt(_width(type_))
-    return _STEPS[type_.layout.format], 2 * ROUNDOFF["bf16"] if fused else 1e-5
+    inner = 2 * ROUNDOFF["bf16"] if fused else 1e-5
+    if fused and type_.layout.format == "mxfp4":
+        inner += _MXFP4_MOVE
+    return _STEPS[type_.layout.format], inner
 
 
 def _width(type_: CacheType | RowsType) -> int:

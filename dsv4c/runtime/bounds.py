@@ -5,7 +5,7 @@
 where u are unit roundoffs, K the number of summed products, n the nodes in the body or the op's
 declared dependent steps, and m bounds what was summed: the reference on absolute values for sums
 of products, else the largest |r| of the row. A fused body rounds to bf16 inside where a kernel may
-not: u_inner is 2 * u_bf16 there, else 0.
+not: u_inner is 2 * u_bf16 for its bf16 results and what comes after a bf16 value inside, else 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.interp import run_graph
 from dsv4c.ir.op import OPS, full_attrs
-from dsv4c.ir.types import CacheType, RowsType
+from dsv4c.ir.types import CacheType, RowsType, TensorType
 from dsv4c.ir.values import CONTEXTS, Operand, State, Weight
 
 ROUNDOFF = {"f32": 2.0**-24, "bf16": 2.0**-8, "f64": 2.0**-53}
@@ -80,7 +80,7 @@ def bound_of(
         finite = r.abs().masked_fill(~r.isfinite(), 0)
         magnitude = finite.amax(-1, keepdim=True).expand_as(r) if r.numel() else finite
     inner = 4 * ROUNDOFF["f32"] * math.sqrt(terms or max(r.shape[-1], 1)) * steps
-    inner += 2 * ROUNDOFF["bf16"] if fused and dtype == "bf16" else 0.0
+    inner += 2 * ROUNDOFF["bf16"] if fused else 0.0
     return ROUNDOFF[dtype] * r.abs() + inner * magnitude.double().nan_to_num(0, 0, 0) + 1e-30
 
 
@@ -159,6 +159,15 @@ def _absolute(operand: Operand) -> Operand:
         values = layout.gather(operand.buffer, entries).abs().view(plain.shape(len(operand.buffer)))
         return State(replace(operand.type, layout=plain), values)
     return operand.double().abs() if operand.is_floating_point() else operand
+
+
+def rounds_inside(node: Node, value: str) -> bool:
+    """Whether a fused body has a bf16 value on the way to a result, or the result is one."""
+    if node.body is None:
+        return False
+    made = [one for part in _above(node.body, (value,)) for one in part.outputs]
+    types = [node.body.types[one] for one in made]
+    return any(isinstance(one, TensorType) and one.dtype == "bf16" for one in types)
 
 
 def _above(body: Graph, needed: Sequence[str]) -> tuple[Node, ...]:

@@ -23,6 +23,7 @@ from dsv4c.runtime.bounds import (
     magnitude_of,
     only_ties,
     ratio,
+    rounds_inside,
     state_ratio,
     steps_of,
 )
@@ -100,7 +101,8 @@ class Checker:
         assert isinstance(type_, TensorType)
         if not y.is_floating_point():
             return 0.0 if torch.equal(y.long(), r.long()) else math.inf
-        return ratio(y, r, type_.dtype, *magnitude, steps_of(node), node.body is not None)
+        fused = rounds_inside(node, value)
+        return ratio(y, r, type_.dtype, *magnitude, steps_of(node), fused)
 
 
 def check(session: Session, ids: Sequence[int]) -> list[NodeCheck]:

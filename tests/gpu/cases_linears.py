@@ -92,12 +92,14 @@ CHECKED = ("flash_csa", "flash_q", "flash_o", "pro_csa", "pro_q", "pro_o", "tiny
            "tiny_o", "tiny_head", "flash_hca", "flash_swa", "flash_q_swa", "bf16_csa", "nvfp4_q",
            "nvfp4_o", "mxfp4_q", "f32_scales_q", "mixed", "odd", "flash_head")  # fmt: skip
 SMALL = ("flash_csa", "tiny_csa", "mixed", "odd")
-TOKENS = (1, 8, 64)
+TOKENS = (1, 8, 64, 129)
+PREFILL = ("flash_csa", "flash_q", "flash_o", "pro_csa", "nvfp4_o")
 EDGES = (2, 3, 7, 9, 16, 17, 31, 32, 33, 63, 65, 127, 128, 129, 256)
 TIMED = ("flash_csa", "flash_hca", "flash_swa", "flash_q", "flash_o", "flash_head", "pro_csa",
          "pro_q", "pro_o", "nvfp4_q", "nvfp4_o", "mxfp4_q", "f32_scales_q", "bf16_csa", "bf16_q",
          "bf16_o")  # fmt: skip
 TIMES = (1, 8, 16, 32, 64)
+LONG = (128, 256, 512, 4096)
 # A row's bits are the same for all T within 1..16 and 17..64; from 65 on within a tile's lengths.
 BATCHES = ((1, 8), (3, 7), (1, 16), (9, 16), (17, 31), (18, 64), (33, 64), (65, 128), (130, 256))
 
@@ -139,8 +141,9 @@ def cases() -> list[Case]:
     found: list[Case] = []
     for node in CHECKED:
         found += [make_case(Setup(node, tokens)) for tokens in TOKENS]
+    found += [make_case(Setup(node, 4096)) for node in PREFILL]
     for node in SMALL:
-        found += [make_case(Setup(node, tokens)) for tokens in EDGES]
+        found += [make_case(Setup(node, tokens)) for tokens in EDGES if tokens not in TOKENS]
         found += [make_case(Setup(node, tokens, "odd")) for tokens in (8, 13, 40)]
         found += [make_case(Setup(node, tokens, "scales")) for tokens in (7, 33)]
         found += [make_case(Setup(node, tokens, "huge")) for tokens in (3, 50)]
@@ -155,7 +158,7 @@ def cases() -> list[Case]:
 
 def _timed() -> Iterator[Case]:
     for node in TIMED:
-        for tokens in TIMES:
+        for tokens in (*TIMES, *(LONG if node in PREFILL else ())):
             yield make_case(Setup(node, tokens, "time"))
 
 

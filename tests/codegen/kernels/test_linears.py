@@ -5,9 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from dsv4c.codegen.build import build_kernels
+from dsv4c.codegen.cache import KernelCache
 from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
 from dsv4c.codegen.kernels import linears as family
 from dsv4c.codegen.render import render
@@ -169,3 +172,13 @@ def test_many_tokens_have_tiles_of_their_own_where_wgmma_takes_the_weights() -> 
     assert last([("fp8_128_f32", 128, False)]) == "SmallTile"
     assert last([("fp8_128", 96, False)]) == "SmallTile"
     assert last([("bf16", 96, False)], depth=1088) == "SmallTile"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+def test_compiles_without_spills(arch: str, tmp_path: Path) -> None:
+    weights: list[family.Weight] = [("fp8_128", 32, True), ("bf16", 8, False)]
+    source = render(family.KIND, family.choose(128, weights, arch), arch)
+    (entry,) = build_kernels([source], cache=KernelCache(tmp_path), workers=1)
+    assert entry.resources.spills == 0
+    assert entry.resources.smem <= MAX_SMEM

@@ -103,6 +103,7 @@ def _kernels(view: KernelsView) -> None:
         click.echo("no generated kernels")
     else:
         _kernel_table(view["kernels"])
+    click.echo(f"\ndecode steps: {'CUDA graphs' if view['graphs'] else 'eager'}")
     heading(f"on torch references: {view['reference_nodes']} nodes")
     table(("kind", "nodes"), [(one["kind"], one["nodes"]) for one in view["reference"]])
 

@@ -70,6 +70,11 @@ class Node:
         return self.outputs[0]
 
     @property
+    def by_reference(self) -> bool:
+        """Whether torch runs it, by its op's reference; a view is no work."""
+        return self.impl == "reference" and self.op != "view"
+
+    @property
     def kind(self) -> str:
         """The op's name, or `fused.KIND`."""
         return f"fused.{self.attrs.get('kind', '?')}" if self.body is not None else self.op

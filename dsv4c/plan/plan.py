@@ -73,7 +73,7 @@ class Plan:
     @property
     def reference_nodes(self) -> int:
         """Nodes that run by their torch reference instead of a kernel."""
-        return sum(node.impl == REFERENCE for node in self.graph.nodes)
+        return sum(node.by_reference for node in self.graph.nodes)
 
     def device(self) -> torch.device:
         """Where the plan runs. Raises DsvError DSV601 (no GPU) or DSV233 (another GPU)."""

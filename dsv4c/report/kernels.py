@@ -32,9 +32,12 @@ class ReferenceView(TypedDict):
 
 
 class KernelsView(TypedDict):
+    """`graphs`: decode steps are captured as CUDA graphs, for every node of the plan has a kernel."""
+
     kernels: list[KernelView]
     reference: list[ReferenceView]
     reference_nodes: int
+    graphs: bool
 
 
 def kernels_view(graph: Graph, selection: Selection, compiled: Mapping[str, Kernel]) -> KernelsView:
@@ -44,11 +47,12 @@ def kernels_view(graph: Graph, selection: Selection, compiled: Mapping[str, Kern
     for node in nodes:
         if node.impl not in ("", REFERENCE):
             layers.setdefault(node.impl, []).append(node.origin.layer)
-    left = Counter(node.kind for node in nodes if node.impl == REFERENCE)
+    left = Counter(node.kind for node in nodes if node.by_reference)
     return {
         "kernels": [_kernel(name, used, compiled.get(name)) for name, used in layers.items()],
         "reference": [{"kind": kind, "nodes": count} for kind, count in left.most_common()],
         "reference_nodes": left.total(),
+        "graphs": graph.stage == "planned" and not any(node.by_reference for node in graph.nodes),
     }
 
 

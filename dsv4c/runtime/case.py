@@ -15,7 +15,7 @@ from dsv4c.folders import work_folder
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.interp import run_node
 from dsv4c.ir.text import parse, show
-from dsv4c.ir.types import RowsType, TensorType, Type, WeightType
+from dsv4c.ir.types import RowsType, Sym, TensorType, Type, WeightType, evaluate
 from dsv4c.ir.values import Operand, State, Weight
 from dsv4c.ir.weight_formats import weight_format
 from dsv4c.plan.plan import Plan
@@ -25,7 +25,7 @@ from dsv4c.runtime.executor import REFERENCE, kernel_arguments
 from dsv4c.runtime.session import Session
 
 CASE = "case.json"
-SCHEMA = "dsv4c.repro/1"
+SCHEMA = "dsv4c.repro/2"
 Json = dict[str, object]
 
 
@@ -107,6 +107,7 @@ def write_case(out: Path, plan: Plan, captured: Captured, weights_of: Plan | Non
             "arch": None if kernel is None else plan.target,
             "arguments": names,
             "results": results,
+            "scratch": _scratch(node, operands, plan.graph),
         }
         (work / CASE).write_text(json.dumps(case, indent=1) + "\n", encoding="utf-8")
         shutil.copyfile(standalone.__file__, work / "run.py")
@@ -117,6 +118,25 @@ def write_case(out: Path, plan: Plan, captured: Captured, weights_of: Plan | Non
         if out.exists():
             shutil.rmtree(out)
         work.rename(out.resolve())
+
+
+def _scratch(node: Node, operands: Sequence[Operand], graph: Graph) -> list[Json]:
+    """Shapes of the memory that a kernel wants beside its results."""
+    env: dict[str, int] = {}
+    for value, operand in zip(node.inputs, operands, strict=True):
+        type_ = graph.types[value]
+        if isinstance(type_, TensorType) and isinstance(operand, torch.Tensor):
+            for dim, size in zip(type_.dims, operand.shape, strict=True):
+                if isinstance(dim, Sym) and dim == Sym(dim.name):
+                    env[dim.name] = size
+    return [
+        {
+            "shape": [evaluate(dim, env) for dim in one.type.dims],
+            "dtype": _TORCH[one.type.dtype],
+            "zeroed": one.zeroed,
+        }
+        for one in node.scratch
+    ]
 
 
 def alone(node: Node, graph: Graph) -> Graph:

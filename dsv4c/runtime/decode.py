@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dsv4c.runtime.batch import LEAST_PAGES, Rows, Sizes, bucket, buckets, columns
-from dsv4c.runtime.executor import Executor, by_reference
+from dsv4c.runtime.executor import Executor
 
 
 class Decoder:
@@ -36,6 +36,7 @@ class Decoder:
         self.most = executor.most
         pinned = device.type == "cuda"
         self._logits = torch.zeros(self.most.S, vocab, pin_memory=pinned)
+        self._first = {rows: self._logits[:rows] for rows in buckets(1, self.most.S)}
         self._done = torch.cuda.Event() if pinned else None
         self._graphs: dict[Sizes, torch.cuda.CUDAGraph] = {}
         if pinned and can_capture(executor):
@@ -80,7 +81,7 @@ class Decoder:
         """What a graph holds."""
         executor = self._executor
         logits = executor.step(executor.bind(sizes))
-        self._logits[: sizes.T].copy_(logits, non_blocking=True)
+        self._first[sizes.T].copy_(logits, non_blocking=True)
 
     def _capture_all(self) -> None:
         table = np.zeros((self.most.S, self.most.P), np.int32)
@@ -102,4 +103,4 @@ class Decoder:
 
 def can_capture(executor: Executor) -> bool:
     """Whether every node has a kernel."""
-    return not any(by_reference(node) for node in executor.graph.nodes)
+    return not any(node.by_reference for node in executor.graph.nodes)

@@ -40,11 +40,6 @@ class Watcher(Protocol):
     def after(self, node: Node, results: Sequence[Operand]) -> None: ...
 
 
-def by_reference(node: Node) -> bool:
-    """Whether torch runs a node; a view is no work."""
-    return node.impl == REFERENCE and node.op != "view"
-
-
 def step_sizes(inputs: Mapping[str, torch.Tensor]) -> Sizes:
     """The sizes of a step with these inputs."""
     slots, pages = inputs["block_table"].shape

@@ -92,10 +92,14 @@ def kernel(case: dict[str, Any], arguments: list[Any]) -> Any:
         else torch.empty(one["shape"], dtype=getattr(torch, one["dtype"]), device="cuda")
         for one in case["results"]
     ]
+    scratch = [
+        torch.zeros(one["shape"], dtype=getattr(torch, one["dtype"]), device="cuda")
+        for one in case["scratch"]
+    ]
     made = [r for r, one in zip(results, case["results"], strict=True) if one["argument"] is None]
 
     def run() -> list[Any]:
-        function(*arguments, *made)
+        function(*arguments, *made, *scratch)
         return results
 
     return run

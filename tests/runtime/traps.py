@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -18,6 +17,9 @@ from dsv4c.passes.assign_buffers import AssignBuffers
 from dsv4c.runtime import executor as module
 from dsv4c.runtime.batch import Sizes
 from dsv4c.runtime.executor import Executor
+
+if TYPE_CHECKING:
+    import pytest
 
 COPIES = {"aten.copy_.default": 2}
 """The ops of a step that is not a graph: inputs to the device, logits to the host."""

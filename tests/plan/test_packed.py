@@ -128,14 +128,14 @@ def test_an_edited_entry_is_found(
     assert caught.value.code == "DSV231"
 
 
-Q_B, O_B = f"{ATTN}.wq_b", f"{ATTN}.wo_b"
+FIRST, SECOND = f"{ATTN}.wo_b", "layers.1.attn.wo_b"
 TILES = "scales_128x4+wgmma_64x64"
 
 
 class Kernels:
     """Stand-ins for kernels: two nodes of a plan run `f` and `g`, which take packed weights.
 
-    `f` takes wq_b in tiles. `g` is run by wo_b's node and takes its weight as it is.
+    `f` takes layer 0's wo_b in tiles, `g` layer 1's as it is.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,20 +159,20 @@ class Kernels:
         monkeypatch.setattr(api, "_build", build)
 
     def _named(self, node: Node) -> Node:
-        impl = {Q_B: "f", O_B: "g"}.get(node.inputs[1]) if len(node.inputs) > 1 else None
+        impl = {FIRST: "f", SECOND: "g"}.get(node.inputs[1]) if len(node.inputs) > 1 else None
         return replace(node, impl=impl) if impl else node
 
     def load(self, plan: dsv4c.Plan) -> None:
         plan._kernels = {name: self._kernel(name, plan) for name in "fg"}  # pyright: ignore
 
     def _kernel(self, name: str, plan: dsv4c.Plan) -> Callable[..., None]:
-        type_ = plan.graph.types[Q_B if name == "f" else O_B]
+        type_ = plan.graph.types[FIRST if name == "f" else SECOND]
         assert isinstance(type_, WeightType)
 
         def kernel(x: torch.Tensor, *rest: torch.Tensor) -> None:
             *parts, y = rest
             self.given[name] = tuple(parts)
-            form = Form((Q_B,), TILES)
+            form = Form((FIRST,), TILES)
             if name == "f":
                 parts = list(unpacked(form, [type_], parts, 0))
             w = dequantize(type_.format, parts, type_.dims)
@@ -186,15 +186,15 @@ def test_kernels_get_what_they_declare(
 ) -> None:
     kernels = Kernels(monkeypatch)
     made = compiled(tmp_path / "plan")
-    assert [(one.weights, one.packing) for one in made.manifest.packed] == [([Q_B], TILES)]
-    assert made.manifest.weights[Q_B].components == []
-    assert len(made.manifest.weights[O_B].components) == 3
+    assert [(one.weights, one.packing) for one in made.manifest.packed] == [([FIRST], TILES)]
+    assert made.manifest.weights[FIRST].components == []
+    assert len(made.manifest.weights[SECOND].components) == 3
     plan = dsv4c.load_plan(made.path)
     kernels.load(plan)
     assert torch.allclose(logits(plan), logits(plain), atol=1e-2)
-    stored = plain.weights()[Q_B].components
+    stored = plain.weights()[FIRST].components
     chosen = packing(TILES)
     names = weight_format("nvfp4").component_names
     expected = [chosen.pack("nvfp4", n, [t]) for n, t in zip(names, stored, strict=True)]
     assert same(kernels.given["f"], expected)
-    assert same(kernels.given["g"], plain.weights()[O_B].components)
+    assert same(kernels.given["g"], plain.weights()[SECOND].components)

@@ -12,7 +12,7 @@ from dsv4c.errors import DsvError
 from dsv4c.runtime.batch import LEAST_PAGES, Rows, Sizes, bucket, columns
 from dsv4c.runtime.decode import Decoder
 from dsv4c.runtime.executor import Executor, Watcher
-from dsv4c.runtime.sampling import check_sampling, sample
+from dsv4c.runtime.sampling import Sampling
 from dsv4c.runtime.slots import SlotTable, pages_for
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Session:
                 yielded.
             temperature: 0 for the most likely token.
             top_p: nucleus sampling; 1 for all tokens.
-            seed: equal seeds give equal text; None draws one.
+            seed: equal seeds give equal text, on every target; None draws one.
 
         Yields:
             Token ids.
@@ -211,7 +211,7 @@ class Session:
         Raises:
             DsvError: DSV101 (sampling), DSV241, DSV242, DSV243, before the first token.
         """
-        check_sampling(temperature, top_p, seed)
+        sampling = Sampling.checked(temperature, top_p, seed)
         if max_new_tokens < 0:
             raise DsvError(
                 "DSV101",
@@ -229,21 +229,16 @@ class Session:
                 found=f"{len(prompt)} + {max_new_tokens} = {len(prompt) + max_new_tokens}",
                 hint="open the session with a larger max_tokens",
             )
-        return self._continue(prompt, max_new_tokens, temperature, top_p, seed)
+        return self._continue(prompt, max_new_tokens, sampling)
 
     def _continue(
-        self, prompt: list[int], count: int, temperature: float, top_p: float, seed: int | None
+        self, prompt: list[int], count: int, sampling: Sampling
     ) -> Generator[int, None, None]:
-        generator = torch.Generator()
-        if seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(seed)
         slot = self.open()
         try:
             logits = self.prefill(slot, prompt)
             for made in range(count):
-                token = sample(logits[-1], temperature, top_p, generator)
+                token = sampling.choose(logits[-1], len(prompt) + made)
                 if token in self.eos_token_ids:
                     return
                 yield token

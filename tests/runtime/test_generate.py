@@ -9,7 +9,7 @@ import small
 import torch
 
 from dsv4c.plan.plan import Plan
-from dsv4c.runtime.sampling import sample
+from dsv4c.runtime.sampling import Sampling
 from dsv4c.runtime.session import Session
 
 PROMPT = [3, 1, 4, 15, 9, 26, 5]
@@ -21,8 +21,8 @@ def session(plan: Plan) -> Session:
 
 
 def draws(logits: list[float], temperature: float, top_p: float, count: int = 400) -> list[int]:
-    generator = torch.Generator().manual_seed(0)
-    return [sample(torch.tensor(logits), temperature, top_p, generator) for _ in range(count)]
+    sampling = Sampling(temperature, top_p, seed=7)
+    return [sampling.choose(torch.tensor(logits), position) for position in range(count)]
 
 
 def test_temperature_zero_takes_the_largest_and_the_first_of_equals() -> None:

@@ -46,6 +46,10 @@ class Decoder:
     def captured(self) -> tuple[Sizes, ...]:
         return tuple(self._graphs)
 
+    def graph(self, rows: int, pages: int) -> torch.cuda.CUDAGraph | None:
+        """What runs a step of so many sequences and pages; None where it runs eagerly."""
+        return self._graphs.get(self.sizes(rows, pages))
+
     def sizes(self, rows: int, pages: int) -> Sizes:
         """The sizes that a step of so many sequences, of so many pages at most, is padded to."""
         tokens = bucket(rows, self.most.S)
@@ -63,7 +67,7 @@ class Decoder:
         self._executor.inputs.stage(sizes, columns(batch, sizes.T), table)
         if self._poison is not None:
             self._executor.poison(self._poison)
-        graph = self._graphs.get(sizes)
+        graph = self.graph(len(batch), pages)
         if graph is None:
             self._run(sizes)
         else:

@@ -22,8 +22,7 @@ class TopkTile:
 
 TOPK_ENTRIES: tuple[TopkTile, ...] = (
     TopkTile(16, 8, 512),
-    TopkTile(33, 4, 1024),
+    TopkTile(33, 4, 512),
     TopkTile(66, 2, 1024),
-    TopkTile(264, 1, 1024),
     TopkTile(0, 1, 512),
 )

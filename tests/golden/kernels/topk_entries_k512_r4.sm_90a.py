@@ -15,7 +15,8 @@ behind the visible scores is read.
 
 Scores become whole numbers of the same order. Their leading 12 bits are counted; the entries that reach
 the number in which the count meets 512 are listed, in order, and the other 20 bits decide within the
-list, 12 and 8 at a time. A list that would not fit stays in global memory. The blocks of a cluster
+list, 10 at a time. If the list would not fit, 10 more bits are counted before it is made, and if it still
+would not, it stays in global memory. The blocks of a cluster
 count and list a part of a long row each; the first one does the rest. Counts are integers: no order
 of the threads shows in the result.
 """
@@ -41,10 +42,13 @@ NEG = float("-inf")
 
 @dataclass(frozen=True)
 class Shared:
-    """Shared memory: counts by digit (of the block, of the row), the list, sums by warp, two results."""
+    """Shared memory: counts by leading digit (of the block, of the row) and by the two others, the list,
+    sums by warp, results."""
 
     own: cute.Tensor
     counts: cute.Tensor
+    second: cute.Tensor
+    third: cute.Tensor
     keys: cute.Tensor
     entries: cute.Tensor
     sums: cute.Tensor
@@ -93,9 +97,10 @@ def clear(counts: cute.Tensor, tid: Int32, threads: cutlass.Constexpr):
     zero = cute.make_rmem_tensor((4,), Int32)
     zero.fill(0)
     quads = cute.zipped_divide(counts, (4,))
-    for i in cutlass.range_constexpr(BINS // 4 // threads if BINS // 4 > threads else 1):
+    size = cutlass.const_expr(cute.size(counts) // 4)
+    for i in cutlass.range_constexpr((size + threads - 1) // threads):
         at = i * threads + tid
-        if at < BINS // 4:
+        if at < size:
             cute.autovec_copy(zero, quads[(None, at)])
 
 
@@ -132,24 +137,29 @@ def block_sum_before(value: Int32, sums: cute.Tensor, threads: cutlass.Constexpr
 def find(counts: cute.Tensor, shared: Shared, need: Int32, tid: Int32, threads: cutlass.Constexpr):
     """The digit in which the count from above reaches `need`, and the count above it; 0, 0 if none.
 
-    Every thread has a few digits, the first one the largest.
+    Every warp sums a stretch of digits, the first one the largest; one of them looks closer.
     """
-    per = cutlass.const_expr(BINS // threads)
-    own = cute.make_rmem_tensor((per,), Int32)
+    bins = cutlass.const_expr(cute.size(counts))
+    per = cutlass.const_expr(bins // threads)
+    lane = cute.arch.lane_idx()
+    top = bins - cute.arch.warp_idx() * (32 * per)
     total = Int32(0)
     for i in cutlass.range_constexpr(per):
-        own[i] = counts[BINS - 1 - tid * per - i]
-        total = total + own[i]
+        total = total + counts[top - 1 - i * 32 - lane]
+    total = cute.arch.warp_redux_sync(total, kind="add")
     if tid < 2:
         shared.found[tid] = 0
-    running = warp_sum_before(total)
-    warp_total = cute.arch.shuffle_sync(running, 31)
-    before, _ = block_sum_before(warp_total, shared.sums, threads)
-    above = before + running - total
+    above, _ = block_sum_before(total, shared.sums, threads)
     if (above < need) & (need <= above + total):
+        own = cute.make_rmem_tensor((per,), Int32)
+        part = Int32(0)
+        for i in cutlass.range_constexpr(per):
+            own[i] = counts[top - 1 - lane * per - i]
+            part = part + own[i]
+        above = above + warp_sum_before(part) - part
         for i in cutlass.range_constexpr(per):
             if (above < need) & (need <= above + own[i]):
-                shared.found[0] = BINS - 1 - tid * per - i
+                shared.found[0] = top - 1 - lane * per - i
                 shared.found[1] = above
             above = above + own[i]
     cute.arch.sync_threads()
@@ -185,19 +195,15 @@ def count_digit(
     end: Int32,
     prefix: Uint32,
     low: cutlass.Constexpr,
-    bits: cutlass.Constexpr,
     tid: Int32,
     threads: cutlass.Constexpr,
     listed: cutlass.Constexpr,
 ):
-    """Counts of the `bits` bits from `low` on, of keys first..end-1 whose bits above are `prefix`."""
-    cute.arch.sync_threads()
-    clear(counts, tid, threads)
-    cute.arch.sync_threads()
+    """Counts of the 10 bits from `low` on, of keys first..end-1 whose bits above are `prefix`."""
     for i in cutlass.range(first + tid, end, threads, unroll=4):
         key = key_at(row, shared, i, end, listed)
-        if (key >> Uint32(low + bits) == prefix) & (key != Uint32(0)):
-            add_one(counts, (key >> Uint32(low)) & Uint32((1 << bits) - 1))
+        if (key >> Uint32(low + 10) == prefix) & (key != Uint32(0)):
+            add_one(counts, (key >> Uint32(low)) & Uint32(1023))
     cute.arch.sync_threads()
 
 
@@ -306,12 +312,12 @@ def decide(
 ):
     """From the leading digit of the k-th key to the whole key, and from there to the result."""
     prefix = Uint32(digit)
-    count_digit(row, shared, shared.counts, Int32(0), end, prefix, 8, 12, tid, threads, listed)
-    digit, above = find(shared.counts, shared, need, tid, threads)
-    prefix, need = (prefix << Uint32(12)) | Uint32(digit), need - above
-    count_digit(row, shared, shared.counts, Int32(0), end, prefix, 0, 8, tid, threads, listed)
-    digit, above = find(shared.counts, shared, need, tid, threads)
-    least, need = (prefix << Uint32(8)) | Uint32(digit), need - above
+    count_digit(row, shared, shared.second, Int32(0), end, prefix, 10, tid, threads, listed)
+    digit, above = find(shared.second, shared, need, tid, threads)
+    prefix, need = (prefix << Uint32(10)) | Uint32(digit), need - above
+    count_digit(row, shared, shared.third, Int32(0), end, prefix, 0, tid, threads, listed)
+    digit, above = find(shared.third, shared, need, tid, threads)
+    least, need = (prefix << Uint32(10)) | Uint32(digit), need - above
     emit(row, shared, end, least, need, pages, out, tid, threads, listed)
 
 
@@ -422,20 +428,20 @@ def choose(
     least = Uint32(digit) << Uint32(20)
     size = above + shared.counts[digit]
     if size > LIST:
-        # many scores are close together: 12 more bits before any list
+        # many scores are close together
+        cute.arch.sync_threads()
+        clear(shared.counts, tid, threads)
         if cutlass.const_expr(split > 1):
-            cute.arch.sync_threads()
-            clear(shared.counts, tid, threads)
+            clear(shared.own, tid, threads)
             if together:
                 cluster_barrier()
-        count_digit(
-            row, shared, shared.own, first, end, Uint32(digit), 8, 12, tid, threads, False
-        )
+        cute.arch.sync_threads()
+        count_digit(row, shared, shared.own, first, end, Uint32(digit), 10, tid, threads, False)
         if cutlass.const_expr(split > 1):
             gather_counts(shared, together, tid, split, threads)
         cute.arch.sync_threads()
         second, more = find(shared.counts, shared, K - above, tid, threads)
-        least = least | (Uint32(second) << Uint32(8))
+        least = least | (Uint32(second) << Uint32(10))
         size = above + more + shared.counts[second]
     if least == Uint32(0):
         least = Uint32(1)
@@ -482,8 +488,11 @@ def kernel(
 
     counts = words(Int32, BINS)
     own = words(Int32, BINS) if cutlass.const_expr(split > 1) else counts
-    shared = Shared(own, counts, words(Uint32, LIST), words(Int32, LIST), words(Int32, 32), words(Int32, 4))
+    lists = words(Uint32, LIST), words(Int32, LIST)
+    shared = Shared(own, counts, words(Int32, 1024), words(Int32, 1024), *lists, words(Int32, 32), words(Int32, 4))
     clear(shared.counts, tid, threads)
+    clear(shared.second, tid, threads)
+    clear(shared.third, tid, threads)
     if cutlass.const_expr(split > 1):
         clear(shared.own, tid, threads)
         cute.arch.cluster_arrive()
@@ -519,18 +528,14 @@ def entry(
             grid=[rows * 8, 1, 1], block=[512, 1, 1], cluster=[8, 1, 1], stream=stream, use_pdl=True
         )
     if 16 < rows <= 33:
-        kernel(scores, pos, slot, block_table, index, 4, 1024).launch(
-            grid=[rows * 4, 1, 1], block=[1024, 1, 1], cluster=[4, 1, 1], stream=stream, use_pdl=True
+        kernel(scores, pos, slot, block_table, index, 4, 512).launch(
+            grid=[rows * 4, 1, 1], block=[512, 1, 1], cluster=[4, 1, 1], stream=stream, use_pdl=True
         )
     if 33 < rows <= 66:
         kernel(scores, pos, slot, block_table, index, 2, 1024).launch(
             grid=[rows * 2, 1, 1], block=[1024, 1, 1], cluster=[2, 1, 1], stream=stream, use_pdl=True
         )
-    if 66 < rows <= 264:
-        kernel(scores, pos, slot, block_table, index, 1, 1024).launch(
-            grid=[rows * 1, 1, 1], block=[1024, 1, 1], stream=stream, use_pdl=True
-        )
-    if 264 < rows:
+    if 66 < rows:
         kernel(scores, pos, slot, block_table, index, 1, 512).launch(
             grid=[rows * 1, 1, 1], block=[512, 1, 1], stream=stream, use_pdl=True
         )

@@ -117,7 +117,9 @@ def options_of(graph: Graph, options: BuildOptions, window: int) -> BuildOptions
         window: tokens of the sliding window, which limits the chunk of a shorter ring.
     """
     rings = [t for t in graph.types.values() if isinstance(t, CacheType) and t.ring]
-    embedded = [graph.types[node.name] for node in graph.nodes if node.op == "embed"]
+    parts = [(graph, node) for node in graph.nodes]
+    parts += [(node.body, one) for node in graph.nodes if node.body for one in node.body.nodes]
+    embedded = [held.types[node.name] for held, node in parts if node.op == "embed"]
     for type_ in embedded[:1]:
         assert isinstance(type_, TensorType)
         options = replace(options, dtype=type_.dtype)

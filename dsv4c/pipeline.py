@@ -14,6 +14,9 @@ from dsv4c.passes.fuse_gather_gemm import FuseGatherGemm
 from dsv4c.passes.fuse_inverse_rope_wo_a import FuseInverseRopeWoA
 from dsv4c.passes.fuse_latent_compress import FuseLatentCompress
 from dsv4c.passes.fuse_linears import FuseLinears
+from dsv4c.passes.fuse_mhc_first import FuseMhcFirst
+from dsv4c.passes.fuse_mhc_head import FuseMhcHead
+from dsv4c.passes.fuse_mhc_seam import FuseMhcSeam
 from dsv4c.passes.fuse_moe_down import FuseMoeDown
 from dsv4c.passes.fuse_moe_gate_up import FuseMoeGateUp
 from dsv4c.passes.fuse_qnorm_rope_quant import FuseQnormRopeQuant
@@ -43,6 +46,9 @@ def pipeline(target: str, env: Mapping[str, int], start: str = "model") -> tuple
         # one spelling, nothing twice, nothing unused
         "model": (Canonicalize(), CommonSubexpressions(), DeadCode()),
         "fused": (
+            FuseMhcFirst(),  # embedding + first pre + RMSNorm
+            FuseMhcSeam(),  # post of a site + pre of the next + RMSNorm
+            FuseMhcHead(),  # last post + rows + head's collapse + RMSNorm
             FuseQnormRopeQuant(),  # q norm + RoPE; kv norm + RoPE + quantise + window insert
             FuseLatentCompress(),  # norm of the query latent; compressors
             FuseGatherGemm(),  # gather + QK^T + softmax with sink + PV

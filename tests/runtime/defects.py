@@ -153,6 +153,11 @@ def _last_dropped(chosen: torch.Tensor) -> torch.Tensor:
     return chosen
 
 
+def _first_dropped(index: torch.Tensor) -> torch.Tensor:
+    """Rows of entries without the first."""
+    return torch.cat((index[:, 1:], torch.full_like(index[:, :1], -1)), 1)
+
+
 def _next_page(page: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """Pages 1 and 2 exchanged: page 0 belongs to padding."""
     return lambda index: torch.where(index >= 0, index ^ 3 * page, index)
@@ -163,8 +168,8 @@ PLAIN = [
     operand("RoPE with cos and sin swapped", "L1.attn.q", 3, _halves_swapped),
     attrs("RoPE turned the wrong way", "L3.attn.q", "rope", inverse=True),
     attrs("inverse RoPE not inverse", "L2.attn.z", "rope", inverse=False),
-    attrs("window off by one", "L0.attn.window_index", "window_entries", window=127),
-    operand("window entry at the next position", "L0.attn.window_slot", 0, lambda pos: pos + 1),
+    result("window off by one", "L0.attn.angles", 2, _first_dropped),
+    operand("window entry at the next position", "L0.attn.angles", 0, lambda pos: pos + 1),
     operand("mHC comb transposed", "L1.attn.streams", 3, lambda comb: comb.transpose(1, 2)),
     attrs("Sinkhorn stopped after one round", "L2.attn.streams", "mhc_coefficients", iters=1),
     attrs("routed SwiGLU without clamp", "L1.ffn.act", "routed_swiglu", limit=1e9),
@@ -180,7 +185,7 @@ PLAIN = [
     result("top-k one short", "L0.attn.indexer.selected", 0, _last_dropped),
     operand("router bias ignored", "L2.ffn.experts", 2, torch.zeros_like),
     operand("position bias left out", "L1.attn.q_latent", 5, torch.zeros_like),
-    attrs("compressor RoPE at the wrong end", "L1.attn.compressor.angles", "rope_angles", offset=0),
+    attrs("compressor RoPE at the wrong end", "L0.attn.angles", "rope_angles", offset=0),
     operand("groups of wo_a reversed", "L0.attn.z", 2, lambda w: w.unflatten(0, (2, -1)).flip(0).flatten(0, 1)),
     operand("shared expert left out", "L2.ffn.y", 3, torch.zeros_like),
     result("linear 1.25 times, cosine 1", "L3.attn.q_b", 0, lambda y: 1.25 * y),

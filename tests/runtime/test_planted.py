@@ -112,7 +112,7 @@ def test_right_plans_agree_however_they_are_fused(
     plan: Plan = request.getfixturevalue(kind)
     for a, b in ((plan, plan), (plan, unfused(plan)), (unfused(plan), plan)):
         found = compared(a, b)
-        assert len(found) > 300
+        assert len(found) > 250
         assert {one.step for one in found} == {1, 2}
         assert all(one.ok for one in found)
 
@@ -128,7 +128,7 @@ def test_other_weights_are_found_at_the_first_node_that_reads_them(
     other = small.write_small(tmp_path / "model", seed=1, swiglu_limit=0.4)
     plan = dsv4c.compile(other, tmp_path / "plan", dtype="float32", kv_cache="f32")
     last = compared(plain, plan)[-1]
-    assert (last.node, last.ok) == ("embedded", False)
+    assert (last.node, last.ok) == ("streams", False)
 
 
 def test_only_live_values_are_held(plain: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,8 +145,8 @@ def test_only_live_values_are_held(plain: Plan, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(module._Lockstep, "_run_b", watched)  # pyright: ignore
     compared(plain, plain)
-    nodes = len(plain.graph.nodes)
-    assert 10 < most < nodes / 4
+    values = sum(len(node.outputs) for node in plain.graph.nodes)
+    assert 10 < most < values / 4
 
 
 def test_the_callers_slots_are_free_again(plain: Plan) -> None:

@@ -42,7 +42,7 @@ class Setup:
 
 def variants(arch: str) -> list[family.Params]:
     """Flash, Pro and tiny."""
-    return [family.choose(width, arch) for width in MODELS.values()]
+    return [family.choose(width) for width in MODELS.values()]
 
 
 def cases() -> list[Case]:
@@ -70,7 +70,7 @@ def make_case(setup: Setup) -> Case:
     timed = setup.what == "time"
     return Case(
         name=setup.name,
-        kernel=family.kernel_name(family.choose(width, "sm_90a"), "sm_90a"),
+        kernel=family.kernel_name(family.choose(width), "sm_90a"),
         inputs=functools.partial(_inputs, setup),
         outputs=_outputs,
         verify=None if timed else functools.partial(_verify, setup),

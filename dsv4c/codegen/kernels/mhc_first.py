@@ -48,14 +48,14 @@ def select(facts: NodeFacts, arch: str) -> Params | Refusal:
     if (found := mhc_site.mismatch(facts, inputs, outputs)) is not None:
         return found
     iters = int(facts.attrs.get("iters", 20))
-    return choose(width, vocab, arch, *mhc_site.floats(facts.attrs), iters)
+    return choose(width, vocab, *mhc_site.floats(facts.attrs), iters)
 
 
 def choose(
-    width: int, vocab: int, arch: str, eps: float = 1e-6, mix_eps: float = 1e-6, iters: int = 20
+    width: int, vocab: int, eps: float = 1e-6, mix_eps: float = 1e-6, iters: int = 20
 ) -> Params:
-    """Parameters with the tiles of `dsv4c.codegen.tiles` for `arch`."""
-    return Params(width, eps, mix_eps, arch, iters, vocab)
+    """Parameters; the tiles are those of `dsv4c.codegen.tiles` on either target."""
+    return Params(width, eps, mix_eps, iters, vocab)
 
 
 def kernel_name(params: KernelParams, arch: str) -> str:
@@ -66,4 +66,4 @@ def kernel_name(params: KernelParams, arch: str) -> str:
 
 def context(params: KernelParams) -> dict[str, object]:
     """The tiles."""
-    return mhc_site.tile_context(params)
+    return mhc_site.tile_context(KIND, params)

@@ -38,12 +38,12 @@ def select(facts: NodeFacts, arch: str) -> Params | Refusal:
     )
     if (found := mhc_site.mismatch(facts, inputs, (("x", "bf16", (rows, width)),))) is not None:
         return found
-    return choose(width, arch, *mhc_site.floats(facts.attrs))
+    return choose(width, *mhc_site.floats(facts.attrs))
 
 
-def choose(width: int, arch: str, eps: float = 1e-6, mix_eps: float = 1e-6) -> Params:
-    """Parameters with the tiles of `dsv4c.codegen.tiles` for `arch`."""
-    return Params(width, eps, mix_eps, arch)
+def choose(width: int, eps: float = 1e-6, mix_eps: float = 1e-6) -> Params:
+    """Parameters; the tiles are those of `dsv4c.codegen.tiles` on either target."""
+    return Params(width, eps, mix_eps)
 
 
 def kernel_name(params: KernelParams, arch: str) -> str:
@@ -53,4 +53,4 @@ def kernel_name(params: KernelParams, arch: str) -> str:
 
 def context(params: KernelParams) -> dict[str, object]:
     """The tiles."""
-    return mhc_site.tile_context(params)
+    return mhc_site.tile_context(KIND, params)

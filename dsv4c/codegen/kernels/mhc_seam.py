@@ -39,14 +39,12 @@ def select(facts: NodeFacts, arch: str) -> Params | Refusal:
     outputs = (streams, post, comb, ("x", "bf16", (rows, width)))
     if (found := mhc_site.mismatch(facts, (streams, y, post, comb, *weights), outputs)) is not None:
         return found
-    return choose(width, arch, *mhc_site.floats(facts.attrs), int(facts.attrs.get("iters", 20)))
+    return choose(width, *mhc_site.floats(facts.attrs), int(facts.attrs.get("iters", 20)))
 
 
-def choose(
-    width: int, arch: str, eps: float = 1e-6, mix_eps: float = 1e-6, iters: int = 20
-) -> Params:
-    """Parameters with the tiles of `dsv4c.codegen.tiles` for `arch`."""
-    return Params(width, eps, mix_eps, arch, iters)
+def choose(width: int, eps: float = 1e-6, mix_eps: float = 1e-6, iters: int = 20) -> Params:
+    """Parameters; the tiles are those of `dsv4c.codegen.tiles` on either target."""
+    return Params(width, eps, mix_eps, iters)
 
 
 def kernel_name(params: KernelParams, arch: str) -> str:
@@ -56,4 +54,4 @@ def kernel_name(params: KernelParams, arch: str) -> str:
 
 def context(params: KernelParams) -> dict[str, object]:
     """The tiles."""
-    return mhc_site.tile_context(params)
+    return mhc_site.tile_context(KIND, params)

@@ -24,13 +24,11 @@ class Params(KernelParams):
         width: channels d of a stream.
         eps: added to the mean of squares, of the streams and of x.
         mix_eps: added to the coefficients and to the sums that they are divided by.
-        tiles: key of the tile table: the target.
     """
 
     width: int
     eps: float
     mix_eps: float
-    tiles: str
 
 
 def mismatch(
@@ -57,7 +55,7 @@ def width_of(streams: ValueFacts) -> int | Refusal:
     width = streams.dims[2]
     if not isinstance(width, int):
         return Refusal(f"the width must be known, not {width}")
-    if not site_tiles(width, "sm_90a"):
+    if not site_tiles("", width):
         return Refusal(
             f"width {width}: not a multiple of {SLICE} whose {ROWS} x {STREAMS * width} weights"
             " fit a cluster of 16 blocks of 4 to 16 warps"
@@ -70,10 +68,10 @@ def floats(attrs: Mapping[str, Scalar]) -> tuple[float, float]:
     return float(attrs.get("eps", 1e-6)), float(attrs.get("mix_eps", 1e-6))
 
 
-def site_tiles(width: int, arch: str) -> tuple[SiteTile, ...]:
+def site_tiles(kind: str, width: int) -> tuple[SiteTile, ...]:
     """The tiles of a width, from the table or by rule; none if no cluster fits it."""
-    if (arch, width) in MHC_SITE:
-        return MHC_SITE[arch, width]
+    if (kind, width) in MHC_SITE:
+        return MHC_SITE[kind, width]
     for blocks in (1, 2, 4, 8, 16):
         for slices in (1, 2, 3, 4):
             warps, rest = divmod(width, blocks * slices * SLICE)
@@ -83,10 +81,10 @@ def site_tiles(width: int, arch: str) -> tuple[SiteTile, ...]:
     return ()
 
 
-def tile_context(params: KernelParams) -> dict[str, object]:
+def tile_context(kind: str, params: KernelParams) -> dict[str, object]:
     """Tiles as the template writes them: most T, then the fields of its class Tile."""
     chosen = cast(Params, params)
-    tiles = site_tiles(chosen.width, chosen.tiles)
+    tiles = site_tiles(kind, chosen.width)
     return {
         "tiles": tuple(
             (
@@ -97,8 +95,7 @@ def tile_context(params: KernelParams) -> dict[str, object]:
                     tile.slices,
                     tile.groups,
                     tile.teams,
-                    tile.early,
-                    tile.ahead,
+                    tile.staged,
                 ),
             )
             for tile in tiles

@@ -11,10 +11,11 @@ class SiteTile:
 
     Args:
         most: largest T.
-        blocks: of a cluster, which share the channels.
+        blocks: of a cluster, which share the channels; 16 is beyond what every GPU must have.
         slices: of 32 channels, of a warp.
         groups: of warps in a block, which take a tile of eight tokens each.
-        teams: most clusters in a launch: as many as run at once.
+        teams: most clusters in a launch: no more than run at once.
+        staged: operands of the next tile come by bulk copies while a group works on one.
     """
 
     most: int
@@ -22,18 +23,21 @@ class SiteTile:
     slices: int
     groups: int
     teams: int
-    early: bool = False
-    ahead: bool = False
+    staged: bool = False
 
 
 # Which channels are added up where decides a token's bits: they are the same in all tiles with the
-# same blocks and slices.
-_FLASH = (SiteTile(0, 8, 2, 2, 15),)
-_PRO = (SiteTile(0, 16, 2, 2, 7),)
-# By target and width.
+# same blocks and slices. An H100 runs 7 clusters of 16 blocks at a time, or 15 of 8; the first load
+# of few tokens is faster without bulk copies.
 MHC_SITE: dict[tuple[str, int], tuple[SiteTile, ...]] = {
-    ("sm_90a", 4096): _FLASH,
-    ("sm_90a", 7168): _PRO,
-    ("sm_100a", 4096): _FLASH,
-    ("sm_100a", 7168): _PRO,
+    ("mhc_seam", 4096): (
+        SiteTile(64, 16, 2, 2, 4),
+        SiteTile(256, 16, 2, 3, 7),
+        SiteTile(0, 16, 2, 3, 7, staged=True),
+    ),
+    ("mhc_seam", 7168): (SiteTile(64, 16, 2, 2, 4), SiteTile(0, 16, 2, 2, 7)),
+    ("mhc_first", 4096): (SiteTile(120, 8, 2, 1, 15), SiteTile(0, 8, 2, 2, 15)),
+    ("mhc_first", 7168): (SiteTile(0, 16, 2, 2, 7),),
+    ("mhc_head", 4096): (SiteTile(120, 8, 2, 1, 15), SiteTile(0, 8, 2, 2, 15)),
+    ("mhc_head", 7168): (SiteTile(0, 16, 2, 2, 7),),
 }

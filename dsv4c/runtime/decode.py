@@ -63,6 +63,7 @@ class Decoder:
             table: the block table of all sequences.
             pages: of the longest of these sequences.
         """
+        self.wait()
         sizes = self.sizes(len(batch), pages)
         self._executor.inputs.stage(sizes, columns(batch, sizes.T), table)
         if self._poison is not None:
@@ -72,13 +73,21 @@ class Decoder:
             self._run(sizes)
         else:
             graph.replay()
+        self.mark()
+
+    def mark(self) -> None:
+        """What was started up to here reads the staged inputs and writes the logits."""
         if self._done is not None:
             self._done.record()
 
-    def logits(self, rows: int) -> torch.Tensor:
-        """Logits of the last step's first rows, f32 [rows, vocab], on the CPU."""
+    def wait(self) -> None:
+        """Until that is done: then inputs may be staged anew, and the logits are there."""
         if self._done is not None:
             self._done.synchronize()
+
+    def logits(self, rows: int) -> torch.Tensor:
+        """Logits of the last step's first rows, f32 [rows, vocab], on the CPU."""
+        self.wait()
         return self._logits[:rows].clone()
 
     def _run(self, sizes: Sizes) -> None:

@@ -174,10 +174,13 @@ class Session:
             )
         pages = bucket(max(self._grow(batch), LEAST_PAGES), most.P)
         sizes = Sizes(tokens, sum(rows.logits for rows in batch), most.S, pages)
+        self.decoder.wait()
         self.executor.inputs.stage(sizes, columns(batch), self.slots.block_table)
         if self._poison is not None:
             self.executor.poison(self._poison)
-        return self.executor.bind(sizes)
+        inputs = self.executor.bind(sizes)
+        self.decoder.mark()
+        return inputs
 
     def _grow(self, batch: Sequence[Rows]) -> int:
         """Give the slots what their rows need; pages of the longest sequence of the batch."""

@@ -23,8 +23,8 @@ from dsv4c.runtime.case import capture, reference_run, write_case
 
 Tokens = Callable[[int, int], list[int]]
 NODES = [
-    *("embedded", "L1.attn.q", "L2.attn.o", "L0.attn.compressor.pooled", "L0.attn.indexer.scores"),
-    *("L0.attn.indexer.cache.1", "L1.ffn.experts", "L1.ffn.y", "head.logits"),
+    *("streams", "L1.attn.q", "L2.attn.o", "L1.attn.q_latent", "L0.attn.indexer.scores"),
+    *("L0.attn.q_latent", "L1.ffn.experts", "L1.ffn.y", "head.logits"),
 ]
 
 
@@ -66,9 +66,7 @@ def test_every_kind_of_node_runs_alone(
 
 
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "fp8"])
-@pytest.mark.parametrize(
-    "node", ["L2.attn.q", "L0.attn.indexer.cache.1", "L1.ffn.experts", "L1.ffn.y"]
-)
+@pytest.mark.parametrize("node", ["L2.attn.q", "L0.attn.q_latent", "L1.ffn.experts", "L1.ffn.y"])
 def test_an_error_is_noticed(
     node: str, kv_cache: str, plan_for: Callable[[str], Plan], tokens: Tokens, tmp_path: Path
 ) -> None:

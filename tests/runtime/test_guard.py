@@ -70,7 +70,7 @@ def test_a_step_that_is_not_the_first(plan: Plan, tokens: Tokens) -> None:
     assert (found.step, found.slot, found.position, found.count) == (2, 0, 19, 48)
 
 
-@pytest.mark.parametrize("node", ["L2.attn.q", "L1.attn.compressor.pooled"])
+@pytest.mark.parametrize("node", ["L2.attn.q", "L1.attn.q_latent"])
 def test_states_are_looked_at_where_they_were_written(
     node: str, plan: Plan, tokens: Tokens
 ) -> None:

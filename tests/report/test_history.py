@@ -112,7 +112,8 @@ def test_costs_of_the_schedule(small_report: ReportView) -> None:
     kinds = [small_report["records"][i]["kind"] for i in nodes_of(small_report, -1)]
     for kind, got in zip(kinds, small_report["schedule"], strict=True):
         assert got["decode"]["flops"] <= got["prefill"]["flops"]
-        assert (got["prefill"]["saved"] > 0) == kind.startswith("fused."), kind
+        assert got["prefill"]["saved"] >= 0
+        assert kind.startswith("fused.") or not got["prefill"]["saved"], kind
 
 
 @pytest.mark.slow

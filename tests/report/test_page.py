@@ -108,19 +108,21 @@ def test_small_in_a_browser(page: Browser, small_report: ReportView, tmp_path: P
 
 def test_the_slider(page: Browser, small_report: ReportView, tmp_path: Path) -> None:
     page.open(write(tmp_path, small_report))
-    page.run("location.hash = '#/passes/3'")
-    page.wait("main.querySelector('h2')?.textContent === '3. dead_code'")
+    page.run("location.hash = '#/passes/6'")
+    page.wait("main.querySelector('h2')?.textContent === '6. fuse_mhc_head'")
     page.run("document.querySelector('#pass').focus()")
     page.press("ArrowRight")
-    page.wait("main.querySelector('h2').textContent === '4. fuse_qnorm_rope_quant'")
+    page.wait("main.querySelector('h2').textContent === '7. fuse_qnorm_rope_quant'")
     rows = "[...main.querySelectorAll('tbody td code')].map((cell) => cell.textContent)"
     assert page.run(rows) == [
-        "head_norm + rope + rms_norm + rope + insert_rows → fused.qnorm_rope_kv_insert"
+        "head_norm + rope + rms_norm + rope + insert_rows + rope + hadamard + fake_quant → "
+        "fused.qnorm_rope_kv_insert",
+        "head_norm + rope + rms_norm + rope + insert_rows → fused.qnorm_rope_kv_insert",
     ]
     marked = "['Before', 'After'].map((_, at) => main.querySelectorAll('figure')[at].querySelectorAll('.node.fused').length)"
-    assert page.run(marked) == [5, 1]
+    assert page.run(marked) == [8, 1]
     page.press("ArrowRight")  # the slider has kept the focus
-    page.wait("main.querySelector('h2').textContent === '5. fuse_gather_gemm'")
+    page.wait("main.querySelector('h2').textContent === '8. fuse_latent_compress'")
     check(page)
 
 

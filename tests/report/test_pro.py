@@ -44,7 +44,7 @@ def subject(pro: Callable[[str], Path]) -> Subject:
 def test_every_node_has_an_origin(subject: Subject) -> None:
     built = {node.name for node in parse(subject.snapshots()[0].text).nodes}
     index = Provenance(subject.graph)
-    assert len(subject.graph.nodes) > 2000
+    assert len(subject.graph.nodes) > 800
     for node in subject.graph.nodes:
         origin = index.origin(node)
         assert set(origin["built"]) <= built, node.name
@@ -56,13 +56,14 @@ def test_every_kernel_leads_to_nodes_tensors_and_a_rule(subject: Subject) -> Non
     from dsv4c.report.explain import Explainer
 
     explainer = Explainer(subject)
-    assert len(subject.kernels) == 4
+    assert len({subject.kernels[name].kind for name in subject.kernels}) > 10
     for name in subject.kernels:
         made = explainer.explain(name)
         assert made["kind"] == "kernel"
         assert made["nodes"]
         assert made["built"]
-        assert {one["rule"][:5] for one in made["rules"]} == {"fuse_", "lower"}
+        assert {one["rule"][:5] for one in made["rules"]} <= {"fuse_", "lower", "merge"}
+        assert "lower" in {one["rule"] for one in made["rules"]}
     tensors = {
         tensor
         for name in subject.kernels

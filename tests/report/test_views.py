@@ -121,6 +121,7 @@ def test_kernels_and_what_is_left_to_torch(graph: Graph) -> None:
         ],
         "reference": [{"kind": "embed", "nodes": 1}],
         "reference_nodes": 1,
+        "graphs": False,
     }
     assert kernels_view(graph, Selection(layer=1), {})["reference_nodes"] == 0
     assert kernels_view(graph, ALL, {})["kernels"][0]["registers"] is None

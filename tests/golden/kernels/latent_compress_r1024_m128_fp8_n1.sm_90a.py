@@ -486,6 +486,7 @@ def window(
     weight = cute.make_rmem_tensor((QUAD,), Float32)
     turn = cute.make_rmem_tensor((QUAD // 2, 2), Float32)
     values = cute.make_rmem_tensor((QUAD,), Float32)
+    cute.arch.sync_threads()  # the previous window's sums have been read
     cute.arch.cluster_arrive_relaxed()
     load_window(c, token, tid // (SHARE // QUAD), channel, kv, z)
     load_scales(c, step.angles, token.row, channel, WIDTH, weight, turn)

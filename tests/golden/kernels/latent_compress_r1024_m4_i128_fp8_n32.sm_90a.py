@@ -388,25 +388,23 @@ def load_window(
 
 @cute.jit
 def keep_last(c: Compressor, width: cutlass.Constexpr, token: Token, channel: Int32):
-    """The last rows of a sequence, up to this token, into its state; four at a time."""
-    held = cute.make_rmem_tensor((QUAD, 3, 4), Float32)
+    """The last rows of a sequence, up to this token, into its state; one side, then the other."""
+    held = cute.make_rmem_tensor((QUAD, 3, TOTAL), Float32)
     stride = cutlass.const_expr(2 * width * 4)
-    for part in cutlass.range(2 * TOTAL // 4, unroll=1):
-        column = Int64((part % 2 * width + channel) * 4)
-        for j in cutlass.range_constexpr(4):
-            back = part // 2 * 4 + j
+    for side in cutlass.range(2, unroll=1):
+        column = Int64((side * width + channel) * 4)
+        for back in cutlass.range_constexpr(TOTAL):
             there = token.before - back
             new = Int64(token.row - back) * stride + column
             bias = Int64((token.pos - back) & (RATIO - 1)) * stride + column
-            load_quad(held[None, None, j], 0, c.kv.iterator.toint() + new, 0, there, 0)
-            load_quad(held[None, None, j], 1, c.gate.iterator.toint() + new, 0, there, 0)
-            load_quad(held[None, None, j], 2, c.ape.iterator.toint() + bias, 0, there, 0)
-        for j in cutlass.range_constexpr(4):
-            back = part // 2 * 4 + j
+            load_quad(held[None, None, back], 0, c.kv.iterator.toint() + new, 0, there, 0)
+            load_quad(held[None, None, back], 1, c.gate.iterator.toint() + new, 0, there, 0)
+            load_quad(held[None, None, back], 2, c.ape.iterator.toint() + bias, 0, there, 0)
+        for back in cutlass.range_constexpr(TOTAL):
             if token.before >= back:
                 row = Int64(token.slot) * TOTAL + Int64((token.pos - back) & (TOTAL - 1))
                 at = c.rows.iterator.toint() + row * (2 * stride) + column
-                store_row(held[None, None, j], at, stride)
+                store_row(held[None, None, back], at, stride)
 
 
 @cute.jit

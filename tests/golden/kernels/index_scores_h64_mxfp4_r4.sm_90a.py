@@ -295,40 +295,9 @@ def start_product(
 
 
 @cute.jit
-def finish_product():
-    """Until the product is there."""
-    warpgroup.wait_group(0)
-
-
-# Warpgroups take turns at the tensor cores: if several are there at once, all of them wait for all
-# their products, then all of them decode and sum, and nothing overlaps.
-
-
-@cute.jit
-def take_turn(group: Int32, warpgroups: cutlass.Constexpr):
-    if cutlass.const_expr(warpgroups > 1):
-        cute.arch.barrier(barrier_id=8 + group, number_of_threads=256)
-
-
-@cute.jit
-def pass_turn(group: Int32, warpgroups: cutlass.Constexpr):
-    if cutlass.const_expr(warpgroups > 1):
-        after = group + 1 if group + 1 < warpgroups else 0
-        cute.arch.barrier_arrive(barrier_id=8 + after, number_of_threads=256)
-
-
-@cute.jit
-def first_turn(group: Int32, warpgroups: cutlass.Constexpr):
-    """The last warpgroup passes the turn to the first one."""
-    if group == warpgroups - 1:
-        pass_turn(group, warpgroups)
-
-
-@cute.jit
-def last_turn(group: Int32, warpgroups: cutlass.Constexpr):
-    """The first warpgroup takes what the last one has passed."""
-    if group == 0:
-        take_turn(group, warpgroups)
+def wait(pending: cutlass.Constexpr):
+    """Until all but the last `pending` products are there."""
+    warpgroup.wait_group(pending)
 
 
 @cute.jit
@@ -427,13 +396,13 @@ def kernel(
     a_shape = thr.partition_A(cute.make_identity_tensor((TILE, DIM))).shape
     operand = cute.make_rmem_tensor(a_shape, BFloat16)
     keys = cute.recast_tensor(operand, Uint32)
-    acc = cute.make_rmem_tensor(c_shape, Float32)
+    # several tokens: the scores of one are made while the product of the next one runs
+    accs = [cute.make_rmem_tensor(c_shape, Float32) for _ in range(1 if tokens == 1 else 2)]
     heads = cute.make_rmem_tensor((HEADS // 4,), Float32)
     own_ring = ring[None, None, group]
     # tiles are dealt out in turn: any length is shared by all blocks of its tokens
     start, step = chunk * warpgroups + group, chunks * warpgroups
     own = t // 32 * 16 + lane // 4  # of a tile's entries
-    first_turn(group, warpgroups)
     used = Int32(0)
     count = cutlass.min(Int32(tokens), q.shape[0] - first)
     begin = Int32(0)
@@ -448,10 +417,11 @@ def kernel(
             stage = (used + t) % stages
             one, two = pages_of(table, where, start + t * step, seen)
             start_copy(cache, one, two, own_ring[None, stage], own_bars + stage)
+        # the warps take turns at starting copies; each has looked up its next pages before
         one, two = Int32(0), Int32(0)
-        if t == 0:
-            if stages < mine:
-                one, two = pages_of(table, where, start + stages * step, seen)
+        if lane == 0:
+            if stages + t // 32 < mine:
+                one, two = pages_of(table, where, start + (stages + t // 32) * step, seen)
         if begin == 0:
             load_queries(q, s_q, first, tid, tokens, threads)
             for i in cutlass.range(tid, tokens * HEADS, threads, unroll=1):
@@ -462,33 +432,40 @@ def kernel(
             if cutlass.const_expr(tokens == 1):
                 load_weights(heads, s_w, Int32(0), lane)
         fill_tiles(scores, first + begin, first + end, start, step, mine, t)
-        # every warpgroup goes through as many rounds as the first one, which has most tiles
-        rounds = cutlass.max(((seen + TILE - 1) // TILE - start + group + step - 1) // step, 0)
-        for i in cutlass.range(rounds, unroll=1):
+        for i in cutlass.range(mine, unroll=1):
             stage, phase = (used + i) % stages, (used + i) // stages & 1
-            if i < mine:
-                cute.arch.mbarrier_wait(own_bars + stage, phase)
+            cute.arch.mbarrier_wait(own_bars + stage, phase)
             factor = read_keys(own_ring[None, stage], t, keys)
             entry = (start + i * step) * TILE + own
-            for token in cutlass.range(begin, end, unroll=1):
-                if cutlass.const_expr(tokens > 1):
-                    load_weights(heads, s_w, token, lane)
-                take_turn(group, warpgroups)
-                start_product(mmas, acc, operand, columns, token, lane)
-                pass_turn(group, warpgroups)
-                finish_product()
-                out = scores[Int64(first + token), None]
-                put_scores(acc, heads, factor, out, entry, s_seen[token], lane)
+            if cutlass.const_expr(tokens == 1):
+                start_product(mmas, accs[0], operand, columns, Int32(0), lane)
+                wait(0)
+                put_scores(accs[0], heads, factor, scores[Int64(first), None], entry, seen, lane)
+            elif end - begin == tokens:
+                start_product(mmas, accs[0], operand, columns, Int32(0), lane)
+                for j in cutlass.range_constexpr(tokens):
+                    load_weights(heads, s_w, Int32(j), lane)
+                    if cutlass.const_expr(j + 1 < tokens):
+                        start_product(mmas, accs[(j + 1) % 2], operand, columns, Int32(j + 1), lane)
+                    wait(1 if cutlass.const_expr(j + 1 < tokens) else 0)
+                    out = scores[Int64(first + j), None]
+                    put_scores(accs[j % 2], heads, factor, out, entry, s_seen[j], lane)
+            else:
+                for j in cutlass.range(begin, end, unroll=1):
+                    start_product(mmas, accs[0], operand, columns, j, lane)
+                    load_weights(heads, s_w, j, lane)
+                    wait(0)
+                    out = scores[Int64(first + j), None]
+                    put_scores(accs[0], heads, factor, out, entry, s_seen[j], lane)
             # the products have taken the keys: the stage is free
             cute.arch.barrier(barrier_id=1 + group, number_of_threads=128)
-            if t == 0:
+            if t == i % 4 * 32:
                 if i + stages < mine:
                     start_copy(cache, one, two, own_ring[None, stage], own_bars + stage)
-                if i + stages + 1 < mine:
-                    one, two = pages_of(table, where, start + (i + stages + 1) * step, seen)
+                if i + stages + 4 < mine:
+                    one, two = pages_of(table, where, start + (i + stages + 4) * step, seen)
         used = used + mine
         begin = end
-    last_turn(group, warpgroups)
     cute.arch.griddepcontrol_launch_dependents()
 
 
@@ -514,33 +491,33 @@ def entry(
     atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, BFloat16)
     rows = q.shape[0]
     columns = cute.ceil_div(scores.shape[1], TILE)
-    if 0 < rows <= 64:
+    if 0 < rows <= 256:
         l_q = cute.tile_to_shape(atom, (HEADS, DIM, 1), (0, 1, 2))
         groups = cute.ceil_div(rows, 1)
-        fits = SMS * 1
+        fits = SMS * 4
         shares = fits // groups if groups <= SMS else fits * 1 // groups
-        shares = cutlass.max(cutlass.min(shares, cute.ceil_div(columns, 4)), 1)
+        shares = cutlass.max(cutlass.min(shares, cute.ceil_div(columns, 1)), 1)
         kernel(
-            q, weights, cache, pos, slot, block_table, scores, mma, more, l_q, 1, 4, 6
+            q, weights, cache, pos, slot, block_table, scores, mma, more, l_q, 1, 1, 4
         ).launch(
             grid=[groups, shares, 1],
-            block=[512, 1, 1],
+            block=[128, 1, 1],
             stream=stream,
             use_pdl=True,
-            min_blocks_per_mp=1,
+            min_blocks_per_mp=4,
             preferred_smem_carveout=100,
         )  # fmt: skip
-    if 64 < rows:
+    if 256 < rows:
         l_q = cute.tile_to_shape(atom, (HEADS, DIM, 8), (0, 1, 2))
         groups = cute.ceil_div(rows, 8)
         fits = SMS * 1
         shares = fits // groups if groups <= SMS else fits * 4 // groups
-        shares = cutlass.max(cutlass.min(shares, cute.ceil_div(columns, 3)), 1)
+        shares = cutlass.max(cutlass.min(shares, cute.ceil_div(columns, 2)), 1)
         kernel(
-            q, weights, cache, pos, slot, block_table, scores, mma, more, l_q, 8, 3, 4
+            q, weights, cache, pos, slot, block_table, scores, mma, more, l_q, 8, 2, 4
         ).launch(
             grid=[groups, shares, 1],
-            block=[384, 1, 1],
+            block=[256, 1, 1],
             stream=stream,
             use_pdl=True,
             min_blocks_per_mp=1,

@@ -108,7 +108,12 @@ class Matrices:
         found: list[list[torch.Tensor]] = [[] for _ in range(self.count)]
         for name, shape, part in zip(spec.component_names, shapes, parts, strict=True):
             one = part if expert is None else part[expert]
-            for i, tensor in enumerate(chosen.unpack(self.form, name, one, [shape] * self.count)):
+            # As `Packing.unpack`, but on the device; all dims are whole units.
+            for layout in chosen.layouts:
+                one = layout.unpack(one) if layout.changes(self.form, name) else one
+            join, wanted = chosen.join, [shape] * self.count
+            each = join.unpack(self.form, name, one, wanted) if join else (one,)
+            for i, tensor in enumerate(each):
                 found[i].append(tensor)
         dims = (self.rows, self.columns)
         return [dequantize(self.form, tuple(one), dims).double() for one in found]

@@ -7,7 +7,7 @@ from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts, Workspace
 from dsv4c.codegen.kernels import _moe
-from dsv4c.codegen.tiles.router import CHUNK, ROUTER
+from dsv4c.codegen.tiles.router import ROUTER
 
 KIND = "router"
 MOST_EXPERTS, MOST_CHOSEN = 512, 16
@@ -44,8 +44,8 @@ def select(facts: NodeFacts, arch: str) -> Params | Refusal:
         return Refusal(f"gate is {gate.format} {list(gate.dims)}; takes bf16 of 2 dims")
     experts, depth = cast(tuple[int, int], gate.dims)
     tokens, top_k = facts.outputs[0].dims
-    if not isinstance(top_k, int) or top_k > MOST_CHOSEN or experts > MOST_EXPERTS or depth % CHUNK:
-        most = f"top {MOST_CHOSEN}, {MOST_EXPERTS} experts, a depth in steps of {CHUNK}"
+    if not isinstance(top_k, int) or top_k > MOST_CHOSEN or experts > MOST_EXPERTS or depth % 64:
+        most = f"top {MOST_CHOSEN}, {MOST_EXPERTS} experts, a depth in steps of 64"
         return Refusal(f"top {top_k} of {experts} experts, depth {depth}; takes up to {most}")
     if reason := _moe.tensor_reason("x", x, "bf16", (tokens, depth)):
         return Refusal(reason)
@@ -92,22 +92,17 @@ def workspaces(params: KernelParams) -> tuple[Workspace, ...]:
     )
 
 
-def _tiles(chosen: Params) -> list[tuple[int, int, int, int, int, int]]:
-    """The tiles' fields, with parts that divide the chunks of K."""
-    chunks = chosen.depth // CHUNK
-    fitted: list[tuple[int, int, int, int, int, int]] = []
+def _tiles(chosen: Params) -> list[tuple[int, int, int, int, int]]:
+    """The tiles' fields, with parts of K that are multiples of 512."""
+    pieces = chosen.depth // 512 if chosen.depth % 512 == 0 else 1
+    fitted: list[tuple[int, int, int, int, int]] = []
     for tile in ROUTER[chosen.tiles]:
-        parts = max(n for n in range(1, tile.parts + 1) if chunks % n == 0)
-        stages = min(tile.stages, chunks // parts)
-        fitted.append((tile.most, tile.rows, tile.tokens, parts, tile.k_warps, stages))
+        parts = max(n for n in range(1, tile.parts + 1) if pieces % n == 0)
+        fitted.append((tile.most, tile.rows, tile.tokens, parts, tile.k_warps))
     return fitted
 
 
 def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
-    return {
-        "chunk": CHUNK,
-        "tiles": tuple((tile[0], tile[1:]) for tile in _tiles(chosen)),
-        "pdl": True,
-    }
+    return {"tiles": tuple((tile[0], tile[1:]) for tile in _tiles(chosen)), "pdl": True}

@@ -13,10 +13,9 @@ class RouterTile:
         most: largest T.
         rows: experts of a block.
         tokens: of a block.
-        parts: blocks along K, at most; they divide the chunks of K. A token's bits are the same for
+        parts: blocks along K, at most; they divide K into multiples of 512. A token's bits are the same for
             all T with the same number of parts and K warps.
         k_warps: of 8 warps, along K; the others are along the tokens.
-        stages: chunks of K in flight.
     """
 
     most: int
@@ -24,17 +23,15 @@ class RouterTile:
     tokens: int
     parts: int
     k_warps: int
-    stages: int
 
 
-CHUNK = 256  # of K
 # By target; those of sm_100a are not measured.
 ROUTER: dict[str, tuple[RouterTile, ...]] = {
     arch: (
-        RouterTile(8, 16, 8, 8, 8, 4),
-        RouterTile(64, 16, 16, 4, 8, 4),
-        RouterTile(1024, 16, 16, 1, 8, 6),
-        RouterTile(0, 64, 64, 1, 2, 3),
+        RouterTile(8, 16, 8, 8, 8),
+        RouterTile(64, 16, 16, 4, 8),
+        RouterTile(1024, 16, 16, 1, 8),
+        RouterTile(0, 64, 64, 1, 2),
     )
     for arch in ("sm_90a", "sm_100a")
 }

@@ -33,31 +33,30 @@ from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 from cutlass.memory import SmemAllocator
 
 EXPERTS, TOP_K, DEPTH, SCALE = 256, 6, 4096, 1.5
-CHUNK = 256  # of K
-PITCH = CHUNK * 2 + 16  # bytes from one row of a chunk to the next: ldmatrix meets no bank twice
 WARPS, THREADS = 8, 256
 FEW = 128  # pairs that are compared with one another
+HELD = 8192  # chosen experts that grouping keeps in shared memory
 EACH = (EXPERTS + 31) // 32  # experts of a lane
 TABLE = 4 * EXPERTS * (WARPS + 1)  # bytes: for each expert, pairs of each warp and of all
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Experts and tokens of a block; parts of K, a block each; warps along K; chunks in flight."""
+    """Experts and tokens of a block; parts of K, a block each; warps along K."""
 
     rows: int
     tokens: int
     parts: int
     k_warps: int
-    stages: int
 
     def __post_init__(self):
-        fits = self.tokens * self.k_warps % (8 * WARPS) == 0 and self.octets in (1, 2, 4, 8)
-        assert fits and CHUNK % (16 * self.k_warps) == 0 and DEPTH % (CHUNK * self.parts) == 0, self
+        fits = self.tokens * self.k_warps % (8 * WARPS) == 0 and self.rows % 16 == 0
+        assert fits and DEPTH % (64 * self.parts) == 0, self
 
     @property
-    def chunks(self):
-        return DEPTH // CHUNK // self.parts
+    def blocks(self):
+        """Of 64 of K, in a part."""
+        return DEPTH // 64 // self.parts
 
     @property
     def octets(self):
@@ -65,102 +64,97 @@ class Tile:
         return self.tokens * self.k_warps // (8 * WARPS)
 
     @property
-    def stage_bytes(self):
-        return (self.rows + self.tokens) * PITCH
-
-    @property
     def row_tiles(self):
         return (EXPERTS + self.rows - 1) // self.rows
 
     @property
     def bytes(self):
-        """Of the ring, of the sums, and of the table for grouping, which take turns."""
-        sums = self.k_warps * self.tokens * (self.rows + 4) * 4
-        return max(self.stages * self.stage_bytes, sums, TABLE)
-
-    @property
-    def held(self):
-        """Chosen experts that fit behind the table for grouping."""
-        return (self.bytes - TABLE) // 2
+        """Of the sums and of the table for grouping, which take turns."""
+        return max(self.k_warps * self.tokens * (self.rows + 4) * 4, TABLE + 2 * HELD)
 
 
 # --- logits -------------------------------------------------------------------------------------
+# The instruction's K index is free: lane quarter q holds elements 16q..16q+15 of 64, of its rows
+# and of its tokens. So both operands come from global memory as 16-byte pieces, without a shuffle.
 
 
 @cute.jit
-def bulk_load(to: Int32, source: Int64, size: cutlass.Constexpr, bar):
-    """Contiguous bytes of global memory to shared memory; the barrier counts them."""
-    cute.arch.inline_ptx(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-        " [{$r0}], [{$r1}], %d, [{$r2}];" % size,
-        read_only_args=[to, source, bar.toint()],
-    )
+def load_sixteen(source: cute.Tensor, row: Int32, k: Int32, words: cute.Tensor):
+    """Elements k..k+15 of a row as eight words."""
+    pieces = cute.zipped_divide(source[Int64(row), None], (8,))
+    values = cute.recast_tensor(words, BFloat16)
+    for h in cutlass.range_constexpr(2):
+        cute.autovec_copy(pieces[(None, k // 8 + h)], cute.local_tile(values, (8,), (h,)))
 
 
 @cute.jit
-def load_gate(
-    gate: cute.Tensor, row0: Int32, k0: Int32, to: Int32, bar, lane: Int32, count: Int32,
+def load_experts(
+    gate: cute.Tensor, row0: Int32, k: Int32, words: cute.Tensor, lane: Int32,
     tile: cutlass.Constexpr,
 ):
-    """One warp: announce a chunk with `count` tokens, and request its experts' rows."""
-    if lane == 0:
-        cute.arch.mbarrier_arrive_and_expect_tx(bar, (tile.rows + count) * (CHUNK * 2))
-    cute.arch.sync_warp()
-    for i in cutlass.range(lane, tile.rows, 32, unroll=1):
-        # Rows behind the last expert repeat it and are not stored.
-        row = cutlass.min(row0 + i, EXPERTS - 1)
-        source = gate.iterator.toint() + (Int64(row) * DEPTH + k0) * 2
-        bulk_load(to + i * PITCH, source, CHUNK * 2, bar)
+    """64 of K of the block's experts; rows behind the last expert repeat it and are not stored."""
+    for m in cutlass.range_constexpr(tile.rows // 16):
+        for r in cutlass.range_constexpr(2):
+            row = cutlass.min(row0 + 16 * m + 8 * r + lane // 4, EXPERTS - 1)
+            load_sixteen(gate, row, k + lane % 4 * 16, words[None, r, m])
 
 
 @cute.jit
 def load_tokens(
-    x: cute.Tensor, token0: Int32, k0: Int32, to: Int32, bar, lane: Int32, count: Int32,
+    x: cute.Tensor, token0: Int32, k: Int32, words: cute.Tensor, lane: Int32,
     tile: cutlass.Constexpr,
 ):
-    """One warp: request a chunk's tokens."""
-    for token in cutlass.range(lane, count, 32, unroll=1):
-        source = x.iterator.toint() + (Int64(token0 + token) * DEPTH + k0) * 2
-        bulk_load(to + (tile.rows + token) * PITCH, source, CHUNK * 2, bar)
+    """64 of K of this warp's tokens; those behind the last repeat it and are not stored."""
+    for t in cutlass.range_constexpr(tile.octets):
+        row = cutlass.min(token0 + 8 * t + lane // 4, x.shape[0] - 1)
+        load_sixteen(x, row, k + lane % 4 * 16, words[None, t])
 
 
 @cute.jit
-def four_matrices(address: Int32):
-    """ldmatrix: eight rows of 16 bytes at the addresses of each eight lanes."""
-    return cute.arch.inline_ptx(
-        "ldmatrix.sync.aligned.m8n8.x4.shared.b16 { {$w0}, {$w1}, {$w2}, {$w3} }, [{$r0}];",
-        write_only_types=[Uint32] * 4,
-        read_only_args=[address],
-    )
-
-
-@cute.jit
-def multiply_chunk(
-    mma, acc: cute.Tensor, at: Int32, warp_id: Int32, lane: Int32, tile: cutlass.Constexpr
+def multiply_block(
+    mma, acc: cute.Tensor, experts: cute.Tensor, tokens: cute.Tensor, tile: cutlass.Constexpr
 ):
-    """acc [experts, tokens of this warp] += this warp's part of a chunk."""
-    k_warp, token_warp = warp_id % tile.k_warps, warp_id // tile.k_warps
+    """acc [experts, tokens of this warp] += 64 of K."""
     rows16 = cutlass.const_expr(tile.rows // 16)
     ra = cute.make_rmem_tensor(((2, 2, 2), rows16), BFloat16)
     rb = cute.make_rmem_tensor(((2, 2), tile.octets), BFloat16)
     a32, b32 = cute.recast_tensor(ra, Uint32), cute.recast_tensor(rb, Uint32)
-    steps = cutlass.const_expr(CHUNK // 16 // tile.k_warps)
-    k = k_warp * (steps * 32)
-    a_at = at + lane % 16 * PITCH + lane // 16 * 16 + k
-    # Two registers of B for eight tokens: the other half of ldmatrix is for the eight behind.
-    behind = cutlass.const_expr(8 if tile.octets % 2 == 0 else 0)
-    row = tile.rows + token_warp * (8 * tile.octets)
-    b_at = at + (row + lane % 8 + lane // 16 * behind) * PITCH + lane // 8 % 2 * 16 + k
-    for step in cutlass.range_constexpr(steps):
+    for j in cutlass.range_constexpr(4):
         for m in cutlass.range_constexpr(rows16):
-            a0, a1, a2, a3 = four_matrices(a_at + m * (16 * PITCH) + step * 32)
-            a32[4 * m], a32[4 * m + 1], a32[4 * m + 2], a32[4 * m + 3] = a0, a1, a2, a3
-        for t in cutlass.range_constexpr((tile.octets + 1) // 2):
-            b0, b1, b2, b3 = four_matrices(b_at + t * (16 * PITCH) + step * 32)
-            b32[4 * t], b32[4 * t + 1] = b0, b1
-            if cutlass.const_expr(2 * t + 1 < tile.octets):
-                b32[4 * t + 2], b32[4 * t + 3] = b2, b3
+            for r in cutlass.range_constexpr(2):
+                a32[4 * m + r] = experts[2 * j, r, m]
+                a32[4 * m + 2 + r] = experts[2 * j + 1, r, m]
+        for t in cutlass.range_constexpr(tile.octets):
+            b32[2 * t], b32[2 * t + 1] = tokens[2 * j, t], tokens[2 * j + 1, t]
         cute.gemm(mma, acc, ra, rb, acc)
+
+
+@cute.jit
+def multiply_part(
+    mma, acc: cute.Tensor, x: cute.Tensor, gate: cute.Tensor, row0: Int32, token0: Int32,
+    part: Int32, warp_id: Int32, lane: Int32, tile: cutlass.Constexpr,
+):
+    """acc = this warp's blocks of 64 of the part of K, every `k_warps`-th."""
+    k_warp = warp_id % tile.k_warps
+    token = token0 + warp_id // tile.k_warps * (8 * tile.octets)
+    k0 = part * (tile.blocks * 64)
+    experts = cute.make_rmem_tensor((8, 2, tile.rows // 16), Uint32)
+    tokens = cute.make_rmem_tensor((8, tile.octets), Uint32)
+    # The gate depends on no earlier kernel.
+    load_experts(gate, row0, k0 + cutlass.min(k_warp, tile.blocks - 1) * 64, experts, lane, tile)
+    cute.arch.griddepcontrol_wait()
+    # The next kernel may request weights that do not depend on this one.
+    cute.arch.griddepcontrol_launch_dependents()
+    acc.fill(0.0)
+    if k_warp < tile.blocks:
+        load_tokens(x, token, k0 + k_warp * 64, tokens, lane, tile)
+        multiply_block(mma, acc, experts, tokens, tile)
+    # Two blocks' loads in flight; more registers would leave room for one block of threads only.
+    ahead = cutlass.const_expr(2 if tile.rows == 16 else 1)
+    for block in cutlass.range(k_warp + tile.k_warps, tile.blocks, tile.k_warps, unroll=ahead):
+        load_experts(gate, row0, k0 + block * 64, experts, lane, tile)
+        load_tokens(x, token, k0 + block * 64, tokens, lane, tile)
+        multiply_block(mma, acc, experts, tokens, tile)
 
 
 @cute.jit
@@ -178,7 +172,6 @@ def store_partial(
     sums = cute.make_tensor(pointer, layout)
     at = mma.get_slice(lane).partition_C(cute.make_identity_tensor((tile.rows, 8 * tile.octets)))
     first = warp_id // tile.k_warps * (8 * tile.octets)
-    cute.arch.sync_threads()
     for i in cutlass.range_constexpr(cute.size(acc)):
         sums[at[i][0], first + at[i][1], warp_id % tile.k_warps] = acc[i]
     cute.arch.sync_threads()
@@ -196,13 +189,12 @@ def store_partial(
 @cute.jit
 def last_of(counter, count: Int32, mine: cute.Tensor, thread: Int32):
     """Whether this block is the last of `count` to come here; what the others wrote is visible."""
-    cute.arch.fence_acq_rel_gpu()
+    # The barrier orders what the block wrote before the atomic, which releases it to the device.
     cute.arch.sync_threads()
     if thread == 0:
         before = cute.arch.atomic_add(counter, Int32(1), sem="acq_rel", scope="gpu")
         mine[0] = Int32(1) if before == count - 1 else Int32(0)
     cute.arch.sync_threads()
-    cute.arch.fence_acq_rel_gpu()
     return mine[0] == 1
 
 
@@ -281,7 +273,7 @@ def choose_experts(
 @cute.jit
 def place_pairs(
     experts: cute.Tensor, held: cute.Tensor, order: cute.Tensor, places: cute.Tensor,
-    warp_id: Int32, lane: Int32, final: cutlass.Constexpr, tile: cutlass.Constexpr,
+    warp_id: Int32, lane: Int32, final: cutlass.Constexpr,
 ):
     """Each warp walks its stretch of pairs; places[expert, warp] moves on by its pairs.
 
@@ -293,7 +285,7 @@ def place_pairs(
         pair = warp_id * stretch + chunk + lane
         expert = Int32(EXPERTS)
         if pair < pairs:
-            if pair < tile.held:
+            if pair < HELD:
                 expert = held[pair].to(Int32)
             else:
                 expert = cute.arch.load(experts.iterator + pair, Int32, cop="cg")
@@ -330,8 +322,7 @@ def group_few(
 
 @cute.jit
 def group_pairs(
-    experts: cute.Tensor, order: cute.Tensor, offsets: cute.Tensor, smem_at: Int32, thread: Int32,
-    tile: cutlass.Constexpr,
+    experts: cute.Tensor, order: cute.Tensor, offsets: cute.Tensor, smem_at: Int32, thread: Int32
 ):
     """A stable counting sort of all pairs by expert, by one block."""
     warp_id, lane = cute.arch.make_warp_uniform(thread // 32), thread % 32
@@ -339,13 +330,13 @@ def group_pairs(
     places = cute.make_tensor(pointer, cute.make_layout((EXPERTS, WARPS + 1)))
     # Behind the table, as many of the chosen experts as there is room for.
     pointer = cute.make_ptr(Int16, smem_at + TABLE, cute.AddressSpace.smem, assumed_align=4)
-    held = cute.make_tensor(pointer, cute.make_layout((tile.held,)))
-    for pair in cutlass.range(thread, cutlass.min(cute.size(experts), tile.held), THREADS, unroll=4):
+    held = cute.make_tensor(pointer, cute.make_layout((HELD,)))
+    for pair in cutlass.range(thread, cutlass.min(cute.size(experts), HELD), THREADS, unroll=4):
         held[pair] = cute.arch.load(experts.iterator + pair, Int32, cop="cg").to(Int16)
     for e in cutlass.range(thread, EXPERTS * (WARPS + 1), THREADS, unroll=1):
         places[e] = Int32(0)
     cute.arch.sync_threads()
-    place_pairs(experts, held, order, places, warp_id, lane, False, tile)
+    place_pairs(experts, held, order, places, warp_id, lane, False)
     cute.arch.sync_threads()
     # Pairs of an expert; then, for each warp, those of the warps before it.
     for e in cutlass.range(thread, EXPERTS, THREADS, unroll=1):
@@ -381,7 +372,7 @@ def group_pairs(
         for w in cutlass.range_constexpr(WARPS):
             places[e, w] = places[e, w] + places[e, WARPS]
     cute.arch.sync_threads()
-    place_pairs(experts, held, order, places, warp_id, lane, True, tile)
+    place_pairs(experts, held, order, places, warp_id, lane, True)
 
 # --- kernel -------------------------------------------------------------------------------------
 
@@ -405,44 +396,16 @@ def kernel(
     _, _, token_tiles = cute.arch.grid_dim()
     warp_id, lane = cute.arch.make_warp_uniform(thread // 32), thread % 32
     smem = SmemAllocator()
-    ring = smem.allocate_tensor(Uint8, cute.make_layout((tile.bytes,)), 128)
-    bars = smem.allocate_array(Int64, tile.stages)
+    buffer = smem.allocate_tensor(Uint8, cute.make_layout((tile.bytes,)), 128)
     mine = smem.allocate_tensor(Int32, cute.make_layout((1,)), 16)
     kept = smem.allocate_tensor(Int32, cute.make_layout((FEW,)), 16)
     tokens = x.shape[0]
     row0, token0 = row_tile * tile.rows, token_tile * tile.tokens
     count = cutlass.min(tokens - token0, tile.tokens)
-    k0 = part * (tile.chunks * CHUNK)
-    at = ring.iterator.toint()
-    if warp_id == 0:
-        if lane == 0:
-            for s in cutlass.range_constexpr(tile.stages):
-                cute.arch.mbarrier_init(bars + s, 1)
-            cute.arch.mbarrier_init_fence()
-        cute.arch.sync_warp()
-        for s in cutlass.range_constexpr(tile.stages):
-            to = at + s * tile.stage_bytes
-            load_gate(gate, row0, k0 + s * CHUNK, to, bars + s, lane, count, tile)
-    cute.arch.griddepcontrol_wait()
-    if warp_id == 0:
-        for s in cutlass.range_constexpr(tile.stages):
-            to = at + s * tile.stage_bytes
-            load_tokens(x, token0, k0 + s * CHUNK, to, bars + s, lane, count, tile)
-    cute.arch.sync_threads()
-    # The next kernel may request weights that do not depend on this one.
-    cute.arch.griddepcontrol_launch_dependents()
+    at = buffer.iterator.toint()
     whole = cute.make_identity_tensor((tile.rows, 8 * tile.octets))
     acc = cute.make_rmem_tensor(mma.get_slice(lane).partition_C(whole).shape, Float32)
-    acc.fill(0.0)
-    for c in cutlass.range(tile.chunks, unroll=1):
-        stage, phase = c % tile.stages, c // tile.stages & 1
-        cute.arch.mbarrier_wait(bars + stage, phase)
-        multiply_chunk(mma, acc, at + stage * tile.stage_bytes, warp_id, lane, tile)
-        cute.arch.sync_threads()
-        if warp_id == 0 and c + tile.stages < tile.chunks:
-            k, to = k0 + (c + tile.stages) * CHUNK, at + stage * tile.stage_bytes
-            load_gate(gate, row0, k, to, bars + stage, lane, count, tile)
-            load_tokens(x, token0, k, to, bars + stage, lane, count, tile)
+    multiply_part(mma, acc, x, gate, row0, token0, part, warp_id, lane, tile)
     store_partial(
         acc, mma, at, partial, row0, token0, count, part, tokens, thread, tile
     )
@@ -469,7 +432,6 @@ def kernel(
                 offsets,
                 at,
                 thread,
-                tile,
             )
 
 
@@ -520,13 +482,13 @@ def entry(
     )
     if tokens > 0:
         if tokens <= 8:
-            run(*given, Tile(16, 8, 8, 8, 2), stream)
+            run(*given, Tile(16, 8, 8, 8), stream)
         elif tokens <= 64:
-            run(*given, Tile(16, 16, 4, 8, 4), stream)
+            run(*given, Tile(16, 16, 4, 8), stream)
         elif tokens <= 1024:
-            run(*given, Tile(16, 16, 1, 8, 6), stream)
+            run(*given, Tile(16, 16, 1, 8), stream)
         else:
-            run(*given, Tile(64, 64, 1, 2, 3), stream)
+            run(*given, Tile(64, 64, 1, 2), stream)
 
 
 def example_args():

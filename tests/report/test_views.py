@@ -103,6 +103,7 @@ def test_memory_of_states(graph: Graph) -> None:
     sizes = {s["name"]: (s["bytes_per_slot"], s["bytes_per_page"]) for s in view["states"]}
     assert sizes == {"L0.window": (2 * 74_880, 0), "L1.rows": (8 * 1024 * 4, 0)}
     assert view["bytes_per_slot"] == 2 * 74_880 + 32_768
+    assert view["arena"] is None
 
 
 def test_kernels_and_what_is_left_to_torch(graph: Graph) -> None:

@@ -14,6 +14,7 @@ from dsv4c.ir.lifetimes import arena_size
 from dsv4c.plan.plan import Plan
 from dsv4c.runtime.batch import Rows
 from dsv4c.runtime.decode import Decoder, can_capture
+from dsv4c.runtime.memory import session_bytes
 
 sys.path.insert(0, str(Path(__file__).parent))
 import traps
@@ -133,3 +134,15 @@ def test_memory_is_what_was_planned(plan: Plan) -> None:
     wide = plan.session(max_sequences=600, max_tokens=20)
     assert wide.executor.graph.step == {"T": 600, "R": 600, "S": 600, "P": 1}
     assert wide.executor.arena.nbytes > size.arena
+
+
+def test_what_is_refused_is_what_would_be_allocated(plan: Plan) -> None:
+    session = plan.session(max_sequences=3, max_tokens=300)
+    executor = session.executor
+    needed = session_bytes(executor.graph, session.slots.pages)
+    assert needed["states"] == sum(one.buffer.nbytes for one in executor.states.values())
+    assert needed["arena"] == executor.arena.nbytes
+    host, device = executor.inputs.copies(executor.most)
+    assert needed["inputs"] == host.nbytes == device.nbytes
+    weights = sum(part.nbytes for one in plan.weights().values() for part in one.components)
+    assert needed["weights"] == weights

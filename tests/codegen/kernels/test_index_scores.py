@@ -5,9 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from dsv4c.codegen.build import build_kernels
+from dsv4c.codegen.cache import KernelCache
 from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
 from dsv4c.codegen.kernels import index_scores as family
 from dsv4c.codegen.render import render
@@ -113,3 +116,11 @@ def test_tiles_fit(arch: str) -> None:
             ring = tile.warpgroups * tile.stages * 2 * family.PAGE_BYTES[cache]
             queries = tile.tokens * family.MAX_HEADS * (2 * family.DIM + 4)
             assert tile.per_sm * (ring + queries + 2048) <= SHARED_MEMORY
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+def test_compiles_without_spills(arch: str, tmp_path: Path) -> None:
+    sources = [render(family.KIND, family.choose(8, c, 4, arch), arch) for c in family.CACHES]
+    entries = build_kernels(sources, cache=KernelCache(tmp_path), workers=1)
+    assert [entry.resources.spills for entry in entries] == [0, 0]

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from dsv4c.codegen.build import build_kernels
+from dsv4c.codegen.cache import KernelCache
 from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
 from dsv4c.codegen.kernels import topk_entries as family
 from dsv4c.codegen.render import render
@@ -71,3 +74,11 @@ def test_tiles_fit() -> None:
         # a thread has whole quads of the 4096 digits
         assert 4096 // 4 % tile.threads in (0, 4096 // 4)
         assert tile.threads <= 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ARCHS)
+def test_compiles_without_spills(arch: str, tmp_path: Path) -> None:
+    source = render(family.KIND, family.Params(64, 4), arch)
+    (entry,) = build_kernels([source], cache=KernelCache(tmp_path), workers=1)
+    assert entry.resources.spills == 0

@@ -23,7 +23,7 @@ def test_repro_of_a_node(plan: Path, tmp_path: Path) -> None:
     result = call("repro", plan, "%L1.attn.z", "-o", out, "--prompt", "abc", "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     made = json.loads(result.stdout)
-    assert made["schema"] == "dsv4c.repro/2"
+    assert made["schema"] == "dsv4c.repro/1"
     assert (made["node"], made["runs_on"], made["tokens"]) == ("L1.attn.z", "reference", 4)
     assert made["files"] == sorted(path.name for path in out.iterdir())
     text = call("repro", plan, "L1.attn.z", "-o", out, "--limit", "5")

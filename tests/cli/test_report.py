@@ -34,7 +34,7 @@ def test_html_has_a_name_by_default(
 
 def test_other_formats_go_to_stdout(plan: Path, tmp_path: Path) -> None:
     report = json.loads(call(plan, "--format", "json").stdout)
-    assert report["schema"] == "dsv4c.report/1"
+    assert report["schema"] == "dsv4c.report/2"
     assert report["plan"]["target"] == "cpu"
     assert report["measured"] is None
     trace = json.loads(call(plan, "--format", "perfetto").stdout)

@@ -95,9 +95,7 @@ def linears_tiles(arch: str, depth: int, weights: Weights) -> tuple[Tile, ...]:
     """
     small = _small(depth, weights)
     large = _large(depth, weights) if arch == "sm_90a" else ()
-    # Decoding four bits for mma.sync takes longer than for wgmma.
-    most = 32 if any(form.endswith("fp4") for form, _, _ in weights) else 64
-    return (*small[:-1], replace(small[-1], most=most if large else 0), *large)
+    return (*small[:-1], replace(small[-1], most=64 if large else 0), *large)
 
 
 def _small(depth: int, weights: Weights) -> tuple[SmallTile, ...]:

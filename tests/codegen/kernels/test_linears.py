@@ -153,7 +153,7 @@ def test_tiles_cover_every_batch_and_fit(node: str, arch: str) -> None:
 @pytest.mark.parametrize("node", NODES)
 def test_rows_have_the_same_bits_in_a_bucket(node: str) -> None:
     tiles = linears_tiles("sm_90a", *NODES[node])
-    for low, high in ((1, 16), (17, 32 if node == "nvfp4" else 64)):
+    for low, high in ((1, 16), (17, 64)):
         chosen = {
             next(tile for tile in tiles if not tile.most or count <= tile.most)
             for count in (low, high)

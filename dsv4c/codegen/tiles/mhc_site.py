@@ -32,10 +32,10 @@ class SiteTile:
 MHC_SITE: dict[tuple[str, int], tuple[SiteTile, ...]] = {
     ("mhc_seam", 4096): (
         SiteTile(64, 16, 2, 2, 4),
-        SiteTile(256, 16, 2, 3, 7),
+        SiteTile(256, 16, 2, 2, 7),
         SiteTile(0, 16, 2, 3, 7, staged=True),
     ),
-    ("mhc_seam", 7168): (SiteTile(64, 16, 2, 2, 4), SiteTile(0, 16, 2, 2, 7)),
+    ("mhc_seam", 7168): (SiteTile(128, 16, 2, 2, 7), SiteTile(0, 16, 2, 1, 7, staged=True)),
     ("mhc_first", 4096): (SiteTile(120, 8, 2, 1, 15), SiteTile(0, 8, 2, 2, 15)),
     ("mhc_first", 7168): (SiteTile(0, 16, 2, 2, 7),),
     ("mhc_head", 4096): (SiteTile(120, 8, 2, 1, 15), SiteTile(0, 8, 2, 2, 15)),

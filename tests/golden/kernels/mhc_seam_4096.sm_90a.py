@@ -814,7 +814,7 @@ def entry(
         if tokens <= 64:
             run(*given, Tile(16, 4, 2, 2, 4, False), stream)
         elif tokens <= 256:
-            run(*given, Tile(16, 4, 2, 3, 7, False), stream)
+            run(*given, Tile(16, 4, 2, 2, 7, False), stream)
         else:
             run(*given, Tile(16, 4, 2, 3, 7, True), stream)
 

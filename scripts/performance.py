@@ -1,8 +1,10 @@
-"""Write the tables of docs/performance.md from a run of `scripts/gpu_kernels.py`.
+"""Write the tables of docs/performance.md from runs of `scripts/gpu_kernels.py`.
 
-usage: performance.py [docs/perf/gpu_kernels.json]
+usage: performance.py [docs/perf]
 
-The page's text is kept; what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced.
+Each kind's figures come from <folder>/<kind>.json if it is such a run, else from
+<folder>/gpu_kernels.json. The page's text is kept; what stands between `<!-- begin NAME -->` and
+`<!-- end NAME -->` is replaced.
 """
 
 from __future__ import annotations
@@ -22,21 +24,28 @@ Result = dict[str, Any]
 
 def main() -> None:
     """Fill in the page."""
-    source = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "perf" / "gpu_kernels.json"
-    run = json.loads(source.read_text(encoding="utf-8"))
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "perf"
+    whole = json.loads((folder / "gpu_kernels.json").read_text(encoding="utf-8"))
+    runs = _by_kind(whole)
+    for path in sorted(folder.glob("*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(run.get("results"), list) and path.stem != "gpu_kernels":
+            runs |= _by_kind(run)
+    text = PAGE.read_text(encoding="utf-8")
+    text = _put(text, "card", f"{whole['device']}, torch {whole['torch']}")
+    for kind, (results, rate) in runs.items():
+        text = _put(text, f"gates {kind}", _gates(results))
+        text = _put(text, f"times {kind}", _times(results, rate))
+    text = _put(text, "plan", _plan(json.loads((folder / "gpu_text.json").read_text("utf-8"))))
+    PAGE.write_text(text, encoding="utf-8")
+
+
+def _by_kind(run: Result) -> dict[str, tuple[list[Result], float]]:
+    """Results of each kind, with the copy rate of their run."""
     kinds: dict[str, list[Result]] = {}
     for result in run["results"]:
         kinds.setdefault(result["case"].split("/")[0], []).append(result)
-    text = PAGE.read_text(encoding="utf-8")
-    card = f"{run['device']}, torch {run['torch']}, copy rate {run['copy_rate'] / 1e12:.2f} TB/s"
-    text = _put(text, "card", card)
-    for kind, results in kinds.items():
-        text = _put(text, f"gates {kind}", _gates(results))
-        text = _put(text, f"times {kind}", _times(results, run["copy_rate"]))
-    text = _put(
-        text, "plan", _plan(json.loads((source.parent / "gpu_text.json").read_text("utf-8")))
-    )
-    PAGE.write_text(text, encoding="utf-8")
+    return {kind: (results, run["copy_rate"]) for kind, results in kinds.items()}
 
 
 def _plan(found: Result) -> str:
@@ -90,6 +99,8 @@ def _times(results: list[Result], copy_rate: float) -> str:
     """Per timed case: microseconds, floor, shares, and other implementations of the same run."""
     timed = [result for result in results if "us" in result]
     others = list(dict.fromkeys(name for one in timed for name in one.get("baselines", {})))
+    if not timed:
+        return "not timed"
     head = ["case", "us", "floor us", "floor / time", "of copy rate", "TFLOP/s"]
     head += [f"{name} us" for name in others]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
@@ -105,6 +116,7 @@ def _times(results: list[Result], copy_rate: float) -> str:
             for other in others
         ]
         lines.append("| " + " | ".join(row) + " |")
+    lines += ["", f"Copy rate of this run: {copy_rate / 1e12:.2f} TB/s."]
     return "\n".join(lines)
 
 

@@ -41,6 +41,7 @@ def cases() -> list[Case]:
     found += [Setup(t, 512, 1024, "prefill") for t in (1, 127, 128, 129, 4096)]
     found += [
         Setup(0, 512, 1024, "empty"),
+        Setup(0, 512, 33000, "empty"),
         Setup(2, 1024, 262144, "normal"),
         Setup(2, 512, 262144, "zeros"),
     ]

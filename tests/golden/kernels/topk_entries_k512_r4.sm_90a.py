@@ -522,20 +522,22 @@ def entry(
     index: cute.Tensor,
     stream: cuda.CUstream,
 ):
+    # a short table leaves nothing to share
     rows = scores.shape[0]
-    if 0 < rows <= 16:
+    long = rows > 0 and scores.shape[1] > ALONE
+    if long and rows <= 16:
         kernel(scores, pos, slot, block_table, index, 8, 512).launch(
             grid=[rows * 8, 1, 1], block=[512, 1, 1], cluster=[8, 1, 1], stream=stream, use_pdl=True
         )
-    if 16 < rows <= 33:
+    elif long and rows <= 33:
         kernel(scores, pos, slot, block_table, index, 4, 512).launch(
             grid=[rows * 4, 1, 1], block=[512, 1, 1], cluster=[4, 1, 1], stream=stream, use_pdl=True
         )
-    if 33 < rows <= 66:
+    elif long and rows <= 66:
         kernel(scores, pos, slot, block_table, index, 2, 1024).launch(
             grid=[rows * 2, 1, 1], block=[1024, 1, 1], cluster=[2, 1, 1], stream=stream, use_pdl=True
         )
-    if 66 < rows:
+    elif rows > 0:
         kernel(scores, pos, slot, block_table, index, 1, 512).launch(
             grid=[rows * 1, 1, 1], block=[512, 1, 1], stream=stream, use_pdl=True
         )

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import moe_data
 import torch
-from cases_moe_gate_up import BUILT, FORMS, TIMED, TOKENS
+from cases_moe_gate_up import BUILT, FORMS, MANY, TIMED, TOKENS
 from cases_moe_gate_up import Setup as GateUp
 from harness import BF16_ROUNDING, DEVICE, F32_ROUNDING, Bench, Case, Gate, Run, Shape, compare
 from harness import count_gate as counted
@@ -69,6 +69,10 @@ def cases() -> list[Case]:
     for model in ("tiny", "flash"):
         found.append(make_case(Setup(model, *FORMS[0], 700)))
         found.append(_batch_case(Setup(model, *FORMS[0], 600, "batch", 300)))
+    for what in ("check", "odd", "one", "skewed", "same"):
+        found.append(make_case(Setup("tiny", *FORMS[0], 513, what)))
+    found.append(make_case(Setup("tiny", *FORMS[0], 4096)))
+    found.append(_batch_case(Setup("tiny", *FORMS[0], 600, "batch", 100)))
     return found + list(_timed())
 
 
@@ -77,6 +81,8 @@ def _timed() -> Iterator[Case]:
         for pair in BUILT[model][:2]:
             for tokens in TIMED if model == "flash" else (1, 8, 64):
                 yield make_case(Setup(model, *pair, tokens, "time"))
+    for tokens in MANY:
+        yield make_case(Setup("flash", *FORMS[0], tokens, "time"))
 
 
 def make_case(setup: Setup) -> Case:
@@ -88,7 +94,20 @@ def make_case(setup: Setup) -> Case:
         outputs=functools.partial(_outputs, setup),
         verify=None if timed else functools.partial(_verify, setup),
         bench=Bench(*_work(setup)) if timed else None,
+        call=functools.partial(_call, setup),
     )
+
+
+@functools.cache
+def _workspaces(model: str, form: str, shared: str, tokens: int) -> tuple[torch.Tensor, ...]:
+    wanted = family.workspaces(params(model, form, shared))
+    sizes = [int(str(one.dims[0]).removesuffix("*T")) * tokens for one in wanted]
+    return tuple(torch.full((size,), math.nan, device=DEVICE) for size in sizes)
+
+
+def _call(setup: Setup, kernel: Callable[..., object], *given: torch.Tensor) -> None:
+    dims = (setup.model, setup.form, setup.shared)
+    kernel(*given, *_workspaces(*dims, given[0].shape[0]))
 
 
 def _work(setup: Setup) -> tuple[int, int]:
@@ -117,9 +136,10 @@ def _batch_case(setup: Setup) -> Case:
         for e, pairs in moe_data.touched(order, offsets):
             experts[pairs] = e
         grouped = moe_data.group(experts.view(order.shape)[pick].long(), offsets.shape[0] - 1)
-        kernel(act[pick].contiguous(), *grouped, shared_act[pick].contiguous(), *weights, few)
+        rows = (act[pick].contiguous(), *grouped, shared_act[pick].contiguous())
+        _call(setup, kernel, *rows, *weights, few)
         whole = torch.empty(act.shape[0], few.shape[1], dtype=few.dtype, device=DEVICE)
-        kernel(act, order, offsets, shared_act, *weights, whole)
+        _call(setup, kernel, act, order, offsets, shared_act, *weights, whole)
         many.copy_(whole[pick])
 
     def verify(run: Run) -> list[Gate]:

@@ -49,6 +49,7 @@ BUILT = {
     "tiny": FORMS,
 }
 TIMED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+MANY = (512, 1024, 2048, 4096)
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,13 @@ def cases() -> list[Case]:
                 found.append(make_case(Setup(model, *pairs[0], tokens, what)))
         found += [_batch_case(Setup(model, *pairs[0], 64, "batch", few)) for few in (1, 7, 40)]
     found.append(make_case(Setup("tiny", *FORMS[0], 0, "empty")))
-    found.append(make_case(Setup("flash", *FORMS[0], 700)))
+    for model in ("tiny", "flash"):
+        found.append(make_case(Setup(model, *FORMS[0], 700)))
+        found.append(_batch_case(Setup(model, *FORMS[0], 600, "batch", 300)))
+    for what in ("check", "odd", "one", "skewed", "same"):
+        found.append(make_case(Setup("tiny", *FORMS[0], 513, what)))
+    found.append(make_case(Setup("tiny", *FORMS[0], 4096)))
+    found.append(_batch_case(Setup("tiny", *FORMS[0], 600, "batch", 100)))
     return found + list(_timed())
 
 
@@ -118,6 +125,8 @@ def _timed() -> Iterator[Case]:
         for pair in BUILT[model][:2]:
             for tokens in TIMED if model == "flash" else (1, 8, 64):
                 yield make_case(Setup(model, *pair, tokens, "time"))
+    for tokens in MANY:
+        yield make_case(Setup("flash", *FORMS[0], tokens, "time"))
 
 
 def make_case(setup: Setup) -> Case:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, replace
 from typing import cast
 
-from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal
+from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal, Workspace
 from dsv4c.codegen.kernels import _moe
 from dsv4c.codegen.tiles.moe import DOWN, MOST_HELD, SMS, fit
+from dsv4c.codegen.tiles.moe_large import MoeLargeTile, moe_large_tiles, streamed
 
 KIND = "moe_down"
 
@@ -84,9 +85,23 @@ def packed_operands(params: KernelParams) -> tuple[PackedOperand, ...]:
     )
 
 
+def workspaces(params: KernelParams) -> tuple[Workspace, ...]:
+    """Results of each choice and of the shared expert, where many tokens are added up last."""
+    chosen = cast(Params, params)
+    sums = (chosen.top_k + 1) * chosen.width
+    return (Workspace("f32", (f"{sums}*T",)),) if _large(chosen) else ()
+
+
+def _large(chosen: Params) -> tuple[MoeLargeTile, ...]:
+    forms = (chosen.form, chosen.shared_form)
+    dims = (chosen.experts, chosen.top_k, chosen.width)
+    return moe_large_tiles(chosen.tiles, *dims, forms)
+
+
 def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
+    large = _large(chosen)
     forms, rows = (chosen.form, chosen.shared_form), chosen.width // 32
     # A block for each slice of rows: all of them run at once if they can.
     groups = 1 if rows <= SMS[chosen.tiles] else 2
@@ -95,8 +110,11 @@ def context(params: KernelParams) -> dict[str, object]:
         held = wish.most or MOST_HELD
         more = 4 * (4 * chosen.experts + 256) + 4 * held * 32 * groups
         tile = fit(replace(wish, groups=groups), chosen.depth // 64, rows, forms, more)
-        tiles.append((tile.most, (*astuple(tile)[1:], held)))
+        most = tile.most or (streamed(chosen.experts, chosen.top_k) if large else 0)
+        tiles.append((most, (*astuple(tile)[1:], held)))
     return {
+        "gate_up": False,
+        "large": tuple((tile.most, astuple(tile)[1:]) for tile in large),
         "parts": _moe.parts(chosen.form),
         "shared_parts": _moe.parts(chosen.shared_form, "shared_"),
         "tiles": tuple(tiles),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal
 from dsv4c.codegen.kernels import _moe
 from dsv4c.codegen.tiles.moe import GATE_UP, SMS, fit
+from dsv4c.codegen.tiles.moe_large import moe_large_tiles, streamed
 
 KIND = "moe_gate_up"
 
@@ -111,7 +112,13 @@ def context(params: KernelParams) -> dict[str, object]:
         fit(wish, chosen.depth // 64, chosen.width // 16, forms, more)
         for wish in GATE_UP[chosen.tiles]
     ]
+    dims = (chosen.experts, chosen.top_k, 2 * chosen.width)
+    large = moe_large_tiles(chosen.tiles, *dims, forms)
+    if large:
+        tiles[-1] = replace(tiles[-1], most=streamed(chosen.experts, chosen.top_k))
     return {
+        "gate_up": True,
+        "large": tuple((tile.most, astuple(tile)[1:]) for tile in large),
         "parts": _moe.parts(chosen.form),
         "shared_parts": _moe.parts(chosen.shared_form, "shared_"),
         "tiles": tuple((tile.most, astuple(tile)[1:]) for tile in tiles),

@@ -55,7 +55,9 @@ def test_one_node_each_with_the_operands_of_its_kernel(layer_graph: Layer) -> No
     groups = (f"{ffn}order", f"{ffn}offsets")
     assert nodes["router"].inputs == (f"{ffn}x", f"{weights}gate", f"{weights}gate.bias")
     assert nodes["router"].outputs == (f"{ffn}experts", f"{ffn}weights", *groups)
-    experts = [f"{weights}{kind}.{w}" for kind in ("experts", "shared_experts") for w in ("w1", "w3")]
+    experts = [
+        f"{weights}{kind}.{w}" for kind in ("experts", "shared_experts") for w in ("w1", "w3")
+    ]
     assert nodes["moe_gate_up"].inputs == (f"{ffn}x", f"{ffn}weights", *groups, *experts)
     assert nodes["moe_gate_up"].outputs == (f"{ffn}act", f"{ffn}shared.act")
     down = (f"{weights}experts.w2", f"{weights}shared_experts.w2")
@@ -90,7 +92,9 @@ def refusal(one: Pass, graph: Graph) -> str:
 def test_logits_that_are_needed_elsewhere_are_kept(layer_graph: Layer) -> None:
     graph, _ = run_passes(layer_graph("swa"), CLEAN)
     kept = replace(graph, outputs=(*graph.outputs, "L0.ffn.router_logits"))
-    wanted = "expected %L0.ffn.router_logits to be used only by %L0.ffn.experts, the graph returns it"
+    wanted = (
+        "expected %L0.ffn.router_logits to be used only by %L0.ffn.experts, the graph returns it"
+    )
     assert refusal(FuseRouter(), kept) == wanted
 
 

@@ -1,16 +1,19 @@
 """Decode steps of a plan on the GPU: graphs against eager, poison, batches, and what a step does.
 
-usage: decode.py PLAN [--out DIR]
+usage: decode.py PLAN [--out DIR] [--processes N]
 
-The functions are also the tests of `test_session.py`; alone it writes <out>/decode.json.
+The functions are also the tests of `test_session.py`; alone it writes <out>/decode.json. Processes
+repeat one step 100 times each: every repeat of every process must have the same bits.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -204,6 +207,34 @@ def times(plan: Plan) -> dict[str, Any]:
     return found
 
 
+def digest_of_repeats(plan: Plan, count: int = 100) -> str:
+    """SHA-256 of a step's logits; raises AssertionError if a repeat of the step has other bits.
+
+    A step that is run again at the same positions writes the same states.
+    """
+    session = filled(plan, LENGTHS)
+    slots = sorted(session.slots.lengths)
+    first: torch.Tensor | None = None
+    for _ in range(count):
+        logits = session.decode(slots, [11 + slot for slot in slots])
+        first = logits if first is None else first
+        assert torch.equal(first.view(torch.int32), logits.view(torch.int32))
+        for slot in slots:
+            session.slots.lengths[slot] -= 1
+    assert first is not None
+    return hashlib.sha256(first.numpy().tobytes()).hexdigest()
+
+
+def processes_agree(path: Path, count: int) -> dict[str, Any]:
+    """`digest_of_repeats` in fresh processes."""
+    command = [sys.executable, __file__, str(path), "--digest"]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
+    digests = [run.communicate()[0].strip().splitlines()[-1:] for run in runs]
+    assert all(run.returncode == 0 for run in runs)
+    assert len({*map(tuple, digests)}) == 1, digests
+    return {"processes": count, "repeats": 100, "digest": digests[0][0]}
+
+
 CHECKS: tuple[Callable[[Plan], dict[str, Any]], ...] = (
     every_bucket_is_captured,
     graphs_equal_eager,
@@ -222,9 +253,18 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("plan", type=Path)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".build/gpu")))
+    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--digest", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     plan, found, failed = load_plan(given.plan), dict[str, Any](), 0
-    for check in CHECKS:
+    if given.digest:
+        print(digest_of_repeats(plan))
+        return 0
+
+    def fresh_processes(plan: Plan) -> dict[str, Any]:
+        return processes_agree(plan.path, given.processes)
+
+    for check in (*CHECKS, fresh_processes):
         try:
             found[check.__name__] = check(plan)
         except Exception as error:  # the others still run

@@ -112,6 +112,8 @@ def cases(given: argparse.Namespace) -> None:
 def run_tool(given: argparse.Namespace, tool: str, what: str) -> dict[str, Any]:
     """One tool over the planted faults, or over the cases: findings by case."""
     command = ["compute-sanitizer", "--tool", tool, "--print-limit", "200"]
+    if tool == "synccheck":
+        command += ["--num-cuda-barriers", "65536"]
     command += [sys.executable, __file__, "--child", what, *given.patterns]
     command += ["--library", str(given.library), "--planted", str(given.planted)]
     command += ["--each", str(given.each), "--bytes", str(given.bytes)]

@@ -99,15 +99,15 @@ def make_case(setup: Setup) -> Case:
 
 
 @functools.cache
-def _workspaces(model: str, form: str, shared: str, tokens: int) -> tuple[torch.Tensor, ...]:
+def _workspaces(model: str, form: str, shared: str, act: torch.Tensor) -> tuple[torch.Tensor, ...]:
     wanted = family.workspaces(params(model, form, shared))
-    sizes = [int(str(one.dims[0]).removesuffix("*T")) * tokens for one in wanted]
-    return tuple(torch.full((size,), math.nan, device=DEVICE) for size in sizes)
+    sizes = [int(str(one.dims[0]).removesuffix("*T")) * len(act) for one in wanted]
+    return tuple(torch.full((size,), math.nan, device=act.device) for size in sizes)
 
 
 def _call(setup: Setup, kernel: Callable[..., object], *given: torch.Tensor) -> None:
     dims = (setup.model, setup.form, setup.shared)
-    kernel(*given, *_workspaces(*dims, given[0].shape[0]))
+    kernel(*given, *_workspaces(*dims, given[0]))
 
 
 def _work(setup: Setup) -> tuple[int, int]:

@@ -37,7 +37,43 @@ def main() -> None:
         text = _put(text, f"gates {kind}", _gates(results))
         text = _put(text, f"times {kind}", _times(results, rate))
     text = _put(text, "plan", _plan(json.loads((folder / "gpu_text.json").read_text("utf-8"))))
-    PAGE.write_text(text, encoding="utf-8")
+    text = _put(text, "decode", _decode(json.loads((folder / "decode.json").read_text("utf-8"))))
+    steps = {n: json.loads((folder / f"bench_flash_{n}.json").read_text("utf-8")) for n in (1, 64)}
+    PAGE.write_text(_put(text, "bench", _bench(steps)), encoding="utf-8")
+
+
+def _decode(found: Result) -> str:
+    """Figures of `tests/gpu/decode.py`: every check of it passed, or it has an error."""
+    wrong = [name for name, one in found.items() if "error" in one]
+    times, fresh = found["times"], found["fresh_processes"]
+    rows = [
+        ("checks that failed", ", ".join(wrong) or "0"),
+        ("graphs captured, seconds", f"{found['every_bucket_is_captured']['seconds']:.2f}"),
+        (
+            "repeats of one step with equal bits",
+            f"{fresh['repeats']} in each of {fresh['processes']} processes",
+        ),
+        *(
+            (
+                f"graph replay and whole call, {n} sequences, us",
+                f"{times[f'replay_us_{n}']:.0f}, {times[f'decode_us_{n}']:.0f}",
+            )
+            for n in (1, 2, 8)
+        ),
+        ("whole call without a graph, 1 sequence, us", f"{times['eager_us_1']:.0f}"),
+    ]
+    return "\n".join(["| figure | value |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+
+
+def _bench(steps: dict[int, Result]) -> str:
+    """Kernels of one decode step for several batch sizes, as `dsv4c bench` measured them."""
+    heads = [f"B = {n}: us | of copy rate" for n in steps]
+    lines = [f"| kernel | nodes | {' | '.join(heads)} |", "|---|---|" + "---|---|" * len(steps)]
+    for kernels in zip(*(step["kernels"] for step in steps.values()), strict=True):
+        cells = [f"{one['us']:.2f} | {one['share']:.0%}" for one in kernels]
+        lines.append(f"| `{kernels[0]['kernel']}` | {kernels[0]['nodes']} | {' | '.join(cells)} |")
+    whole = [f"{step['step_us']:.0f} | " for step in steps.values()]
+    return "\n".join([*lines, f"| the step as one graph | | {' | '.join(whole)} |"])
 
 
 def _by_kind(run: Result) -> dict[str, tuple[list[Result], float]]:

@@ -54,6 +54,8 @@ def _shared(graph: Graph, x: str) -> Node:
     """The activation of the shared expert: of two linears of x. Raises Refused."""
     values = [node.name for node in graph.consumers.get(x, ()) if node.op == "linear"]
     users = [user for value in values for user in graph.consumers.get(value, ())]
-    found = {user.name: user for user in users if user.op == "swiglu" and {*user.inputs} <= {*values}}
+    found = {
+        user.name: user for user in users if user.op == "swiglu" and {*user.inputs} <= {*values}
+    }
     require(len(found) == 1, f"one swiglu of linears of %{x}", f"{len(found)}")
     return next(iter(found.values()))

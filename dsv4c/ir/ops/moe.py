@@ -109,7 +109,8 @@ def expert_linear(
 
 def _expert_bounds(types: Sequence[Type], attrs: Mapping[str, Attr]) -> str:
     weight, offsets = types[1], types[3]
-    assert isinstance(weight, WeightType) and isinstance(offsets, TensorType)
+    assert isinstance(weight, WeightType)
+    assert isinstance(offsets, TensorType)
     wanted = (weight.dims[0] + 1,)
     return "" if offsets.dims == wanted else f"offsets are {offsets.dims}, expected {wanted}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from dsv4c.checkpoint.synthetic import SyntheticCheckpoint, synthetic_weights
-from dsv4c.codegen.packing import packing
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.types import WeightType
 from dsv4c.ir.weight_formats import weight_format
@@ -21,6 +20,7 @@ from dsv4c.plan import manifest
 from dsv4c.plan.entries import WrittenWeights, entries
 from dsv4c.plan.files import inside
 from dsv4c.plan.forms import Form, packed_shapes
+from dsv4c.plan.pieces import component_pieces
 
 CONFIG = "config.json"
 
@@ -71,24 +71,10 @@ class SyntheticReader:
         dtype = weight_format(sources[0].format).components[number].torch_dtype
         whole = torch.empty(shape, dtype=dtype, device=self.device)
         flat, done = whole.view(-1), 0
-        for matrix in self._matrices(form, sources, number):
-            flat[done : done + matrix.numel()] = matrix.reshape(-1)
-            done += matrix.numel()
+        for piece in component_pieces(self.checkpoint, form, sources, number):
+            flat[done : done + piece.numel()] = piece.reshape(-1)
+            done += piece.numel()
         return whole
-
-    def _matrices(
-        self, form: Form, sources: Sequence[WeightSource], number: int
-    ) -> Iterator[Tensor]:
-        """One component in memory order, packed if its kernel wants so, expert after expert."""
-        fmt = sources[0].format
-        part = weight_format(fmt).component_names[number]
-        stacked = len(sources[0].shape) > 2
-        for expert in range(sources[0].shape[0]) if stacked else (None,):
-            tensors = [self.checkpoint.read_component(one, number, expert) for one in sources]
-            if form.packing:
-                yield packing(form.packing).pack(fmt, part, tensors)
-            else:
-                yield tensors[0]
 
 
 def synthetic_entries(

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from dsv4c.checkpoint.reader import Checkpoint
 from dsv4c.checkpoint.writer import header_bytes, require_room, shard_layout, tensor_bytes
-from dsv4c.codegen.packing import Packing, packing
 from dsv4c.errors import DsvError
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.types import WeightType
@@ -27,6 +26,7 @@ from dsv4c.plan import manifest
 from dsv4c.plan.entries import WrittenWeights, entries
 from dsv4c.plan.files import HashedFile, inside
 from dsv4c.plan.forms import Form, packed_form, packed_shapes, unpacked
+from dsv4c.plan.pieces import component_pieces
 from dsv4c.plan.synthetic import SyntheticReader
 from dsv4c.settings import JOBS
 
@@ -151,30 +151,10 @@ def _tensors(
     shapes = packed_shapes(form, [WeightType(one.format, one.shape) for one in joined])
     tensors: dict[str, _Stored] = {}
     for number, (part, shape) in enumerate(zip(spec.components, shapes, strict=True)):
-        pieces = _pieces(checkpoint, form, joined, number)
+        pieces = partial(component_pieces, checkpoint, form, joined, number)
         header = Header(_DTYPES[part.dtype], shape)
         tensors[f"{form.key}/{part.name}"] = _Stored(header, part.torch_dtype, pieces)
     return tensors
-
-
-def _pieces(
-    checkpoint: Checkpoint, form: Form, sources: Sequence[WeightSource], number: int
-) -> Callable[[], Iterator[Tensor]]:
-    if not form.packing:
-        return lambda: checkpoint.stream_component(sources[0], number)
-    return lambda: _packed(checkpoint, packing(form.packing), sources, number)
-
-
-def _packed(
-    checkpoint: Checkpoint, chosen: Packing, sources: Sequence[WeightSource], number: int
-) -> Iterator[Tensor]:
-    """One component packed, matrix after matrix."""
-    fmt = sources[0].format
-    part = weight_format(fmt).component_names[number]
-    stacked = len(sources[0].shape) > 2
-    for expert in range(sources[0].shape[0]) if stacked else (None,):
-        tensors = [checkpoint.read_component(source, number, expert) for source in sources]
-        yield from chosen.pieces(fmt, part, tensors)
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def write_bare_plan(folder: Path, target: str = "sm_90a", **changes: Any) -> Pat
     (folder / "config.json").write_text(json.dumps(PRO | changes), encoding="utf-8")
     with EventLog(folder / "events.jsonl") as log:
         with log.phase("build graph"):
-            graph = _build(config, options)
+            graph = build(config, options)
         with log.phase("passes"):
             graph, passes = _passes(folder, graph, target, options, log)
         with log.phase("kernels"):
@@ -115,7 +115,8 @@ def write_bare_plan(folder: Path, target: str = "sm_90a", **changes: Any) -> Pat
     return folder
 
 
-def _build(config: ModelConfig, options: BuildOptions) -> Graph:
+def build(config: ModelConfig, options: BuildOptions) -> Graph:
+    """The graph of a model from its config alone: each weight in the first format it may have."""
     sources: dict[str, WeightSource] = {}
     for name, weight in logical_weights(config).items():
         tensor = TensorSlice(name if weight.bare else f"{name}.weight")

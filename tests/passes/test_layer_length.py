@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
+import bare
 import pytest
 
-from dsv4c.models.deepseek_v4.build import BuildOptions, build_graph
+from dsv4c.models.deepseek_v4.build import BuildOptions
 from dsv4c.models.deepseek_v4.config import parse_config
-from dsv4c.models.deepseek_v4.inventory import logical_weights
-from dsv4c.models.deepseek_v4.names import TensorSlice, WeightSource
 from dsv4c.models.deepseek_v4.released import read_config
 from dsv4c.passes.base import run_passes
 from dsv4c.pipeline import largest_step, pipeline
@@ -21,16 +20,8 @@ MOST = {"csa": 14, "hca": 12, "swa": 12}
 def test_nodes_of_a_layer(model: str) -> None:
     """A node is one launch in decode; a view is none."""
     config, options = parse_config(read_config(model)), BuildOptions()
-    sources = {
-        name: WeightSource(
-            weight.formats[0],
-            weight.shape,
-            (("weight", (TensorSlice(name if weight.bare else f"{name}.weight"),)),),
-        )
-        for name, weight in logical_weights(config).items()
-    }
     passes = pipeline("cpu", largest_step(options.chunk))
-    graph, _ = run_passes(build_graph(config, sources, options), passes)
+    graph, _ = run_passes(bare.build(config, options), passes)
     nodes = Counter(node.origin.layer for node in graph.nodes if node.op != "view")
     found = {
         kind: {nodes[i] for i, layer in enumerate(config.layers) if layer.kind == kind}

@@ -124,7 +124,7 @@ def test_build_and_passes_of_both_targets_take_at_most_5_seconds() -> None:
     config, options = parse_config(bare.PRO), BuildOptions()
     begin = time.process_time()
     for target in ("cpu", "sm_90a"):
-        graph = bare._build(config, options)  # pyright: ignore[reportPrivateUsage]
+        graph = bare.build(config, options)
         run_passes(graph, pipeline(target, largest_step(options.chunk)))
     assert time.process_time() - begin < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < MEMORY

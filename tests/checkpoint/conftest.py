@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import flavours
 import pytest
 import torch
 
@@ -14,39 +15,7 @@ from dsv4c.checkpoint.writer import CheckpointWriter
 from dsv4c.models.deepseek_v4.config import parse_config
 from dsv4c.models.deepseek_v4.inventory import Header, logical_weights, official_tensors
 
-CONFIG: dict[str, Any] = dict(
-    architectures=["DeepseekV4ForCausalLM"],
-    model_type="deepseek_v4",
-    vocab_size=96,
-    hidden_size=64,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    head_dim=128,
-    qk_rope_head_dim=64,
-    q_lora_rank=48,
-    o_groups=2,
-    o_lora_rank=24,
-    compress_ratios=[0, 4, 128],
-    sliding_window=128,
-    index_n_heads=4,
-    index_head_dim=64,
-    index_topk=8,
-    n_routed_experts=3,
-    num_experts_per_tok=2,
-    moe_intermediate_size=32,
-    routed_scaling_factor=1.5,
-    num_hash_layers=1,
-    swiglu_limit=10.0,
-    hc_mult=4,
-    hc_sinkhorn_iters=20,
-    hc_eps=1e-6,
-    rms_norm_eps=1e-6,
-    rope_theta=10000.0,
-    compress_rope_theta=160000.0,
-    rope_scaling=None,
-    max_position_embeddings=4096,
-    num_nextn_predict_layers=0,
-)
+CONFIG: dict[str, Any] = flavours.CONFIG | {"o_lora_rank": 24}
 _BF16 = ("linear", "expert", "projection", "router", "table", "norm")
 
 

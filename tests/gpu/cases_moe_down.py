@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import moe_data
 import torch
-from cases_moe_gate_up import BUILT, FORMS, MANY, TIMED, TOKENS
+from cases_moe_gate_up import BUILT, case_list
 from cases_moe_gate_up import Setup as GateUp
 from harness import BF16_ROUNDING, DEVICE, F32_ROUNDING, Bench, Case, Gate, Run, Shape, compare
 from harness import count_gate as counted
@@ -54,35 +54,7 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Every model, format and length; odd values, routings, batches; then times."""
-    found: list[Case] = []
-    for model, pairs in BUILT.items():
-        for form, shared in pairs:
-            lengths = TOKENS if model != "pro" else (1, 8, 64, 256)
-            found += [make_case(Setup(model, form, shared, tokens)) for tokens in lengths]
-            for tokens in (1, 8, 40) if model == "tiny" else ():
-                found.append(make_case(Setup(model, form, shared, tokens, "scales")))
-        for tokens in (8, 64):
-            for what in ("odd", "one", "skewed", "same"):
-                found.append(make_case(Setup(model, *pairs[0], tokens, what)))
-        found += [_batch_case(Setup(model, *pairs[0], 64, "batch", few)) for few in (1, 7, 40)]
-    found.append(make_case(Setup("tiny", *FORMS[0], 0, "empty")))
-    for model in ("tiny", "flash"):
-        found.append(make_case(Setup(model, *FORMS[0], 700)))
-        found.append(_batch_case(Setup(model, *FORMS[0], 600, "batch", 300)))
-    for what in ("check", "odd", "one", "skewed", "same"):
-        found.append(make_case(Setup("tiny", *FORMS[0], 513, what)))
-    found.append(make_case(Setup("tiny", *FORMS[0], 4096)))
-    found.append(_batch_case(Setup("tiny", *FORMS[0], 600, "batch", 100)))
-    return found + list(_timed())
-
-
-def _timed() -> Iterator[Case]:
-    for model in ("flash", "pro"):
-        for pair in BUILT[model][:2]:
-            for tokens in TIMED if model == "flash" else (1, 8, 64):
-                yield make_case(Setup(model, *pair, tokens, "time"))
-    for tokens in MANY:
-        yield make_case(Setup("flash", *FORMS[0], tokens, "time"))
+    return case_list(Setup, make_case, _batch_case, pro=(1, 8, 64, 256))
 
 
 def make_case(setup: Setup) -> Case:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import moe_data
 import torch
@@ -83,6 +84,9 @@ class Setup:
         return family.kernel_name(params(self.model, self.form, self.shared), "")
 
 
+S = TypeVar("S", bound=Setup)
+
+
 def params(model: str, form: str, shared: str, arch: str = "sm_90a") -> family.Params:
     """Of a kernel for a model."""
     dims = MODELS[model]
@@ -98,35 +102,46 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Every model, format and length; odd values, routings, batches; then times."""
+    return case_list(Setup, make_case, _batch_case, pro=(1, 8, 64))
+
+
+def case_list(
+    setup: type[S], make: Callable[[S], Case], batch: Callable[[S], Case], pro: tuple[int, ...]
+) -> list[Case]:
+    """The cases of one of the experts' projections.
+
+    Args:
+        setup: what `make` and `batch` take.
+        make: a case that is checked or timed.
+        batch: a case that compares a token's bits in two batches.
+        pro: numbers of tokens that are checked for Pro.
+    """
     found: list[Case] = []
     for model, pairs in BUILT.items():
         for form, shared in pairs:
-            lengths = TOKENS if model != "pro" else (1, 8, 64)
-            found += [make_case(Setup(model, form, shared, tokens)) for tokens in lengths]
+            lengths = TOKENS if model != "pro" else pro
+            found += [make(setup(model, form, shared, tokens)) for tokens in lengths]
             for tokens in (1, 8, 40) if model == "tiny" else ():
-                found.append(make_case(Setup(model, form, shared, tokens, "scales")))
+                found.append(make(setup(model, form, shared, tokens, "scales")))
         for tokens in (8, 64):
             for what in ("odd", "one", "skewed", "same"):
-                found.append(make_case(Setup(model, *pairs[0], tokens, what)))
-        found += [_batch_case(Setup(model, *pairs[0], 64, "batch", few)) for few in (1, 7, 40)]
-    found.append(make_case(Setup("tiny", *FORMS[0], 0, "empty")))
+                found.append(make(setup(model, *pairs[0], tokens, what)))
+        found += [batch(setup(model, *pairs[0], 64, "batch", few)) for few in (1, 7, 40)]
+    found.append(make(setup("tiny", *FORMS[0], 0, "empty")))
     for model in ("tiny", "flash"):
-        found.append(make_case(Setup(model, *FORMS[0], 700)))
-        found.append(_batch_case(Setup(model, *FORMS[0], 600, "batch", 300)))
+        found.append(make(setup(model, *FORMS[0], 700)))
+        found.append(batch(setup(model, *FORMS[0], 600, "batch", 300)))
     for what in ("check", "odd", "one", "skewed", "same"):
-        found.append(make_case(Setup("tiny", *FORMS[0], 513, what)))
-    found.append(make_case(Setup("tiny", *FORMS[0], 4096)))
-    found.append(_batch_case(Setup("tiny", *FORMS[0], 600, "batch", 100)))
-    return found + list(_timed())
-
-
-def _timed() -> Iterator[Case]:
+        found.append(make(setup("tiny", *FORMS[0], 513, what)))
+    found.append(make(setup("tiny", *FORMS[0], 4096)))
+    found.append(batch(setup("tiny", *FORMS[0], 600, "batch", 100)))
     for model in ("flash", "pro"):
         for pair in BUILT[model][:2]:
             for tokens in TIMED if model == "flash" else (1, 8, 64):
-                yield make_case(Setup(model, *pair, tokens, "time"))
+                found.append(make(setup(model, *pair, tokens, "time")))
     for tokens in MANY:
-        yield make_case(Setup("flash", *FORMS[0], tokens, "time"))
+        found.append(make(setup("flash", *FORMS[0], tokens, "time")))
+    return found
 
 
 def make_case(setup: Setup) -> Case:

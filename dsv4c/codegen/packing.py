@@ -23,7 +23,9 @@ from dsv4c.ir.weight_formats import Shape
 _FP4 = ("mxfp4", "nvfp4")
 _FP8 = ("fp8_128", "fp8_128_f32")
 _ROWS = 128
+# What a CPU core's cache holds, and what another device works on at once.
 _PIECE_BYTES = 1 << 18
+_LARGE_PIECE_BYTES = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,8 @@ class Join:
         if len(rows) == 1 and not rows.pop() % group:  # much faster than an order of rows
             parts = [tensor.unflatten(0, (-1, group)) for tensor in tensors]
             return torch.stack(parts, 1).flatten(0, 2)
-        return torch.cat(list(tensors))[self._order(fmt, part, [len(t) for t in tensors])]
+        order = self._order(fmt, part, [len(tensor) for tensor in tensors])
+        return torch.cat(list(tensors))[order.to(tensors[0].device)]
 
     def unpack(
         self, fmt: str, part: str, packed: Tensor, shapes: Sequence[Shape]
@@ -139,25 +142,25 @@ class Packing:
         return shape
 
     def pack(self, fmt: str, part: str, tensors: Sequence[Tensor]) -> Tensor:
-        """The packed component, contiguous, on the device of the tensors; it is made on the CPU.
+        """The packed component, contiguous, on the device of the tensors, where it is made.
 
         Args:
             fmt: weight format.
             part: name of the component.
             tensors: it, of each weight.
         """
-        pieces = list(self.pieces(fmt, part, [tensor.cpu() for tensor in tensors]))
-        whole = torch.cat(pieces) if len(pieces) > 1 else pieces[0]
-        return whole.to(tensors[0].device)
+        pieces = list(self.pieces(fmt, part, tensors))
+        return torch.cat(pieces) if len(pieces) > 1 else pieces[0]
 
     def pieces(self, fmt: str, part: str, tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-        """`pack` in contiguous pieces along the first dim, each small enough for a core's cache."""
+        """`pack` in contiguous pieces along the first dim, on a CPU small enough for a core's cache."""
         tensor = self.join.pack(fmt, part, tensors) if self.join else tensors[0]
         layouts = self._layouts(fmt, part)
         if not layouts:
             yield tensor.contiguous()
             return
-        fit = _PIECE_BYTES * len(tensor) // max(tensor.nbytes, 1)
+        most = _PIECE_BYTES if tensor.device.type == "cpu" else _LARGE_PIECE_BYTES
+        fit = most * len(tensor) // max(tensor.nbytes, 1)
         for piece in tensor.split(max(fit // _ROWS, 1) * _ROWS):
             for layout in layouts:
                 piece = layout.pack(piece)
@@ -167,13 +170,11 @@ class Packing:
         self, fmt: str, part: str, packed: Tensor, shapes: Sequence[Shape]
     ) -> tuple[Tensor, ...]:
         """Inverse of `pack`: the component of each weight, whose shapes are given."""
-        joined, device = self._joined(shapes), packed.device
-        packed = packed.cpu()
+        joined = self._joined(shapes)
         for layout in reversed(self._layouts(fmt, part)):
             packed = layout.unpack(packed)
         packed = packed[tuple(slice(size) for size in joined)]
-        found = self.join.unpack(fmt, part, packed, shapes) if self.join else (packed,)
-        return tuple(tensor.to(device) for tensor in found)
+        return self.join.unpack(fmt, part, packed, shapes) if self.join else (packed,)
 
     def _joined(self, shapes: Sequence[Shape]) -> Shape:
         assert self.join or len(shapes) == 1, f"{self.name} takes one weight"

@@ -30,17 +30,18 @@ class Weight:
     """A weight's components (formats.py) and, once asked for, its decoded values.
 
     A decoded copy is kept: the interpreter trades memory for time; kernels read the components.
-    `stored` is the components, or makes them when they are first asked for.
+    `stored` is the components, or makes them when they are first asked for, or those of one
+    matrix of a stacked weight, whose number it is given.
     """
 
     type: WeightType
-    stored: tuple[torch.Tensor, ...] | Callable[[], tuple[torch.Tensor, ...]]
+    stored: tuple[torch.Tensor, ...] | Callable[[int | None], tuple[torch.Tensor, ...]]
     _dense: dict[torch.dtype, torch.Tensor] = field(default_factory=dict[torch.dtype, torch.Tensor])
 
     @cached_property
     def components(self) -> tuple[torch.Tensor, ...]:
         """The stored tensors, in the order of the format."""
-        return self.stored() if callable(self.stored) else self.stored
+        return self.stored(None) if callable(self.stored) else self.stored
 
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         """The exact values in `dtype` (f32 or f64), or the raw integers of an `i64` table."""
@@ -56,7 +57,10 @@ class Weight:
         dims = self.type.dims
         if dtype in self._dense or prod(dims) <= _KEPT_EXPERTS:
             return self.dense(dtype)[number]
-        parts = [component[number] for component in self.components]
+        if callable(self.stored):
+            parts = self.stored(number)
+        else:
+            parts = tuple(component[number] for component in self.stored)
         return dequantize(self.type.format, parts, dims[1:]).to(dtype)
 
     def rows(self, index: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -104,22 +104,29 @@ def packed_form(entry: manifest.Packed) -> Form:
 
 
 def unpacked(
-    form: Form, types: Sequence[WeightType], stored: Sequence[Tensor], number: int
+    form: Form,
+    types: Sequence[WeightType],
+    stored: Sequence[Tensor],
+    number: int,
+    expert: int | None = None,
 ) -> tuple[Tensor, ...]:
-    """Components of a weight, out of a packed form that holds it.
+    """Components of a weight, or of one of its experts, out of a packed form that holds it.
 
     Args:
         form: the form.
         types: of its weights.
         stored: its components.
         number: which of its weights.
+        expert: number, of a stacked weight; None for all.
     """
     chosen, fmt = packing(form.packing), types[0].format
     spec = weight_format(fmt)
     matrices = [spec.component_shapes(one.dims[-2:]) for one in types]
     found: list[Tensor] = []
     for part, tensor, *shapes in zip(spec.component_names, stored, *matrices, strict=True):
-        if len(types[0].dims) == 2:
+        if expert is not None:
+            found.append(chosen.unpack(fmt, part, tensor[expert], shapes)[number])
+        elif len(types[0].dims) == 2:
             found.append(chosen.unpack(fmt, part, tensor, shapes)[number])
         else:
             experts = [chosen.unpack(fmt, part, one, shapes)[number] for one in tensor]

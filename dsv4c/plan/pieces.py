@@ -16,7 +16,7 @@ from dsv4c.plan.forms import Form
 def component_pieces(
     checkpoint: Checkpoint, form: Form, sources: Sequence[WeightSource], number: int
 ) -> Iterator[Tensor]:
-    """One component of a form in memory order, in pieces; packed ones are on the CPU.
+    """One component of a form in memory order, in pieces, where the checkpoint's tensors are.
 
     A piece is valid until the next is taken.
 
@@ -36,5 +36,5 @@ def component_pieces(
     part = weight_format(fmt).component_names[number]
     stacked = len(sources[0].shape) > 2
     for expert in range(sources[0].shape[0]) if stacked else (None,):
-        tensors = [checkpoint.read_component(source, number, expert).cpu() for source in sources]
+        tensors = [checkpoint.read_component(source, number, expert) for source in sources]
         yield from chosen.pieces(fmt, part, tensors)

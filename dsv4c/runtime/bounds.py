@@ -90,6 +90,9 @@ class _Absolute(Weight):
     def dense(self, dtype: torch.dtype) -> torch.Tensor:
         return super().dense(dtype).abs()
 
+    def expert(self, number: int, dtype: torch.dtype) -> torch.Tensor:
+        return super().expert(number, dtype).abs()
+
 
 def magnitude_of(node: Node, value: str, operands: Sequence[Operand]) -> Magnitude:
     """What the node that makes `value` sums: its reference on absolute operands, and K."""
@@ -149,7 +152,7 @@ def _rounded_magnitude(node: Node, part: Node, operands: Sequence[Operand]) -> t
 def _absolute(operand: Operand) -> Operand:
     """Absolute values; integers as they are, and so partial rows, which no sum of products reads."""
     if isinstance(operand, Weight):
-        return _Absolute(operand.type, operand.components)
+        return _Absolute(operand.type, operand.stored)
     if isinstance(operand, State):
         if not isinstance(operand.type, CacheType):
             return operand

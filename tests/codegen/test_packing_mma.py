@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from dsv4c.codegen import packing_mma as mma
@@ -50,6 +51,12 @@ def test_codes_of_four_bits() -> None:
                         k = 64 * unit + column(step, q, r, e)
                         code = int(codes[row, k // 2]) >> 4 * (k % 2) & 15
                         assert half == (code >> 3) << 15 | (code & 7) << 6
+
+
+@pytest.mark.parametrize("shape", [(96, 96), (7, 40), (130, 512)])
+def test_codes_of_four_bits_are_the_same_on_any_device(shape: tuple[int, int]) -> None:
+    codes = random(*shape)
+    assert torch.equal(mma.fp4_pack_torch(codes), mma.fp4_pack(codes))
 
 
 def test_scales_of_sixteen() -> None:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from harness import DEVICE, F32_ROUNDING, Bench, Case, Gate, Run, compare, rounding_bound
+from harness import (
+    BATCHES,
+    CHUNKS,
+    DEVICE,
+    F32_ROUNDING,
+    Bench,
+    Case,
+    Gate,
+    Run,
+    compare,
+    rounding_bound,
+)
 
 from dsv4c.codegen.kernels import index_scores as family
 
@@ -32,12 +44,14 @@ def cases() -> list[Case]:
         Setup(tokens, heads, cache, 1300)
         for heads in HEADS
         for cache in family.CACHES
-        for tokens in (1, 3, 8, 64, 129, 256, 257)
+        for tokens in (*BATCHES, 257)
     ]
-    found += [Setup(t, 64, "mxfp4", 5000, "prefill") for t in (1, 127, 128, 129, 300, 4096)]
+    for heads, cache in itertools.product(HEADS, family.CACHES):
+        found += [Setup(t, heads, cache, 5000, "prefill") for t in (*CHUNKS, 300)]
+        found += [Setup(t, heads, cache, 131072) for t in (1, 8)]
+        found.append(Setup(129, heads, cache, 131072, "prefill"))
     found += [Setup(t, 32, "mxfp4", 700, "prefill") for t in (3, 261, 513)]
-    found += [Setup(t, 64, "bf16", 3000, "prefill") for t in (130, 390)]
-    found += [Setup(1, 64, "mxfp4", 131072), Setup(8, 64, "mxfp4", 131072)]
+    found += [Setup(64, 64, "mxfp4", 131072), Setup(4096, 64, "mxfp4", 131072, "prefill")]
     for cache in family.CACHES:
         found += [Setup(t, 64, cache, 900, "odd") for t in (7, 257)]
         found += [Setup(t, 64, cache, 3000, "alone") for t in (5, 270)]

@@ -46,18 +46,22 @@ SHORT = (
     (5, 3),
 )
 BATCHES: dict[str, tuple[tuple[int, int], ...]] = {
-    "one": ((11, 1),),
-    "three": ((0, 1), (127, 1), (3, 1)),
+    "t1": ((11, 1),),
+    "t3": ((0, 1), (127, 1), (3, 1)),
+    "t8": ((0, 1), (3, 1), (127, 1), (255, 1), (-1, 1), (130, 1), (383, 1), (66, 1)),
     "edges": EDGES,
     "ragged": RAGGED,
     "short": SHORT,
-    "b64": tuple((17 * i + (i % 5 == 0) * (127 - 17 * i % 128), 1) for i in range(64)),
-    "b129": (*((31 * i, 1) for i in range(120)), (-1, 9)),
-    "b256": tuple((4 * i + 3, 1) for i in range(256)),
-    "c127": ((0, 127),),
-    "c128": ((0, 128),),
-    "c129": ((100, 129),),
-    "c4096": tuple((512 * i + 3 * i, 512) for i in range(8)),
+    "t64": tuple((17 * i + (i % 5 == 0) * (127 - 17 * i % 128), 1) for i in range(64)),
+    "t129": (*((31 * i, 1) for i in range(120)), (-1, 9)),
+    "t256": tuple((4 * i + 3, 1) for i in range(256)),
+    "t1_chunk": ((127, 1),),
+    "t127_chunk": ((0, 127),),
+    "t128_chunk": ((0, 128),),
+    "t129_chunk": ((100, 129),),
+    "t4096_chunk": ((5, 4096),),
+    "mixed": tuple((512 * i + 3 * i, 512) for i in range(8)),
+    "deep": ((131071, 1), (131067, 2), (130943, 129), (131000, 7), (130943, 1)),
 }
 FAR_ENTRIES = {"csa": 230_000 * 32, "hca": 3_800_000}  # of 594 and 1,152 bytes: beyond 2^32
 FAR_SLOTS = 4200  # of 524,288 bytes
@@ -126,17 +130,15 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Batches of every kind on every kernel; far pages and slots, NaN, an empty batch; times."""
-    found = [make_case(Setup("flash", layer, "fp8", b)) for layer in RATIOS for b in BATCHES]
-    for model, layer, cache in itertools.product(RANKS, RATIOS, family.CACHES):
-        if (model, cache) != ("flash", "fp8"):
-            found += [make_case(Setup(model, layer, cache, b)) for b in ("edges", "ragged")]
+    every = itertools.product(RANKS, RATIOS, family.CACHES, BATCHES)
+    found = [make_case(Setup(*one)) for one in every]
     for layer in RATIOS:
         for what in ("far", "nan"):
             found.append(make_case(Setup("flash", layer, "fp8", "ragged", what)))
-        found.append(make_case(Setup("flash", layer, "fp8", "one", "empty")))
-        for cache, batch in itertools.product(family.CACHES, ("ragged", "c4096")):
+        found.append(make_case(Setup("flash", layer, "fp8", "t1", "empty")))
+        for cache, batch in itertools.product(family.CACHES, ("ragged", "mixed")):
             found.append(_pieces_case(Setup("flash", layer, cache, batch, "pieces")))
-        for batch in ("b64", "b129"):
+        for batch in ("t64", "t129"):
             found.append(_pieces_case(Setup("pro", layer, "fp8", batch, "alone")))
     for layer in RATIOS:
         sizes = ("mix1", "mix8", "mix64", "mix256", "end1", "end8", "end64", "pre512", "pre4096")

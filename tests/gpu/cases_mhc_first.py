@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import mhc_site
 import torch
-from harness import DEVICE, Bench, Case, Gate, Run, Shape, count_gate
+from harness import DEVICE, LENGTHS, Bench, Case, Gate, Run, Shape, count_gate
 from mhc_site import MODELS, STREAMS
 
 from dsv4c.codegen.kernels import mhc_first as family
@@ -17,7 +17,6 @@ from dsv4c.codegen.kernels import mhc_first as family
 KIND = family.KIND
 INPUTS = 6
 VOCABULARY = 2048
-TOKENS = (1, 3, 8, 64, 129, 256)
 TIMED = (1, 8, 64, 256, 4096)
 
 
@@ -47,8 +46,7 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Every width and length; odd values; the same bits again and in batches; then times."""
-    found = [make_case(Setup(model, tokens)) for model in MODELS for tokens in TOKENS]
-    found.append(make_case(Setup("flash", 4096)))
+    found = [make_case(Setup(model, tokens)) for model in MODELS for tokens in LENGTHS]
     for model in MODELS:
         found.append(make_case(Setup(model, 300, "odd")))
         found += [

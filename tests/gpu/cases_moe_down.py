@@ -54,7 +54,7 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Every model, format and length; odd values, routings, batches; then times."""
-    return case_list(Setup, make_case, _batch_case, pro=(1, 8, 64, 256))
+    return case_list(Setup, make_case, _batch_case)
 
 
 def make_case(setup: Setup) -> Case:

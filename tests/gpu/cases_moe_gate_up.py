@@ -18,6 +18,7 @@ from harness import (
     BF16_ROUNDING,
     DEVICE,
     F32_ROUNDING,
+    LENGTHS,
     Bench,
     Case,
     Gate,
@@ -32,7 +33,6 @@ from dsv4c.codegen.kernels import moe_gate_up as family
 
 KIND = family.KIND
 LIMIT = 10.0
-TOKENS = (1, 3, 8, 64, 129, 256)
 # routed and shared format
 FORMS = (
     ("nvfp4", "fp8_128"),
@@ -47,6 +47,7 @@ FORMS = (
 BUILT = {
     "flash": FORMS[:4],
     "pro": FORMS[:2],
+    "few": FORMS[2:4],
     "tiny": FORMS,
 }
 TIMED = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -102,25 +103,21 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Every model, format and length; odd values, routings, batches; then times."""
-    return case_list(Setup, make_case, _batch_case, pro=(1, 8, 64))
+    return case_list(Setup, make_case, _batch_case)
 
 
-def case_list(
-    setup: type[S], make: Callable[[S], Case], batch: Callable[[S], Case], pro: tuple[int, ...]
-) -> list[Case]:
+def case_list(setup: type[S], make: Callable[[S], Case], batch: Callable[[S], Case]) -> list[Case]:
     """The cases of one of the experts' projections.
 
     Args:
         setup: what `make` and `batch` take.
         make: a case that is checked or timed.
         batch: a case that compares a token's bits in two batches.
-        pro: numbers of tokens that are checked for Pro.
     """
     found: list[Case] = []
     for model, pairs in BUILT.items():
         for form, shared in pairs:
-            lengths = TOKENS if model != "pro" else pro
-            found += [make(setup(model, form, shared, tokens)) for tokens in lengths]
+            found += [make(setup(model, form, shared, tokens)) for tokens in (*LENGTHS, 700)]
             for tokens in (1, 8, 40) if model == "tiny" else ():
                 found.append(make(setup(model, form, shared, tokens, "scales")))
         for tokens in (8, 64):
@@ -129,11 +126,9 @@ def case_list(
         found += [batch(setup(model, *pairs[0], 64, "batch", few)) for few in (1, 7, 40)]
     found.append(make(setup("tiny", *FORMS[0], 0, "empty")))
     for model in ("tiny", "flash"):
-        found.append(make(setup(model, *FORMS[0], 700)))
         found.append(batch(setup(model, *FORMS[0], 600, "batch", 300)))
     for what in ("check", "odd", "one", "skewed", "same"):
         found.append(make(setup("tiny", *FORMS[0], 513, what)))
-    found.append(make(setup("tiny", *FORMS[0], 4096)))
     found.append(batch(setup("tiny", *FORMS[0], 600, "batch", 100)))
     for model in ("flash", "pro"):
         for pair in BUILT[model][:2]:

@@ -18,7 +18,18 @@ from entries import (
     scale_view,
     value_gates,
 )
-from harness import DEVICE, Bench, Case, Gate, Run, Shape, compare, count_gate, rounding_bound
+from harness import (
+    DEVICE,
+    LENGTHS,
+    Bench,
+    Case,
+    Gate,
+    Run,
+    Shape,
+    compare,
+    count_gate,
+    rounding_bound,
+)
 
 from dsv4c.codegen.kernels import qnorm_rope_kv_insert as family
 
@@ -28,7 +39,6 @@ INDEX = family.INDEX_DIM
 ENTRY, PAGE_BYTES = 576, 74880
 # Heads, and heads of the indexer: tiny, Flash, Pro.
 HEADS, INDEX_HEADS = (8, 64, 128), {8: 32, 64: 64, 128: 64}
-TOKENS = (1, 7, 64, 257, 4096)
 # Pages of 74,880 (fp8) and 131,072 bytes (bf16): the last one lies beyond 2^32 bytes.
 FAR_PAGES = {"fp8": 58_000, "bf16": 33_000}
 
@@ -49,7 +59,7 @@ def cases() -> list[Case]:
         make_case(Setup(tokens, heads, cache, index=index))
         for heads in HEADS
         for cache in family.CACHES
-        for tokens in TOKENS
+        for tokens in (*LENGTHS, 7, 257)
         for index in (0, INDEX_HEADS[heads])
     ]
     for cache in family.CACHES:

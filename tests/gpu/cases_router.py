@@ -13,7 +13,18 @@ from dataclasses import dataclass, replace
 
 import moe_data
 import torch
-from harness import DEVICE, F32_ROUNDING, Bench, Case, Gate, Run, Shape, compare, count_gate
+from harness import (
+    DEVICE,
+    F32_ROUNDING,
+    LENGTHS,
+    Bench,
+    Case,
+    Gate,
+    Run,
+    Shape,
+    compare,
+    count_gate,
+)
 
 from dsv4c.codegen.kernels import router as family
 
@@ -24,7 +35,6 @@ MODELS = {
     "pro": (384, 6, 7168, 2.5, 129280),
     "tiny": (8, 2, 256, 1.5, 2048),
 }
-TOKENS = (1, 3, 8, 64, 129, 256)
 TIMED = (1, 8, 64, 256, 4096)
 # A token's bits are the same for all T up to 8, to 64, to 1024, and from 1025 on.
 BATCHES = ((1, 8), (5, 7), (9, 64), (33, 50), (65, 256), (129, 700), (1100, 1500))
@@ -66,10 +76,9 @@ def cases() -> list[Case]:
     found: list[Case] = []
     for model in MODELS:
         for hashed in (False, True):
-            found += [make_case(Setup(model, tokens, hashed=hashed)) for tokens in TOKENS]
+            found += [make_case(Setup(model, tokens, hashed=hashed)) for tokens in LENGTHS]
         for what in ("odd", "ties", "same", "skewed"):
             found += [make_case(Setup(model, tokens, what)) for tokens in (8, 64, 129)]
-    found += [make_case(Setup(model, 4096)) for model in ("flash", "tiny")]
     for few, most in BATCHES:
         found.append(_batch_case(Setup("flash", most, "batch", fewer=few)))
     return found + list(_timed())

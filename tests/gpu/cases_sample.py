@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from harness import DEVICE, Bench, Case, Gate, Run, Shape, count_gate
+from harness import BATCHES, DEVICE, Bench, Case, Gate, Run, Shape, count_gate
 
 from dsv4c.codegen.kernels import sample as family
 from dsv4c.ir.ops.sample import sample_row
@@ -15,7 +15,6 @@ from dsv4c.ir.ops.sample import sample_row
 KIND = family.KIND
 # Flash and Pro, the bundled model, one below a warp's worth, one that is odd in every way.
 VOCABS = (129280, 2048, 17, 33333)
-ROWS = (1, 3, 8, 64, 129)
 # temperature, top_k, top_p of timed cases
 MODES = {
     "greedy": (0.0, 0, 1.0),
@@ -35,7 +34,7 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Every vocabulary, number of rows and kind of logits; an empty batch; then times."""
-    found = [make_case(Setup(rows, vocab)) for vocab in VOCABS for rows in ROWS]
+    found = [make_case(Setup(rows, vocab)) for vocab in VOCABS for rows in BATCHES]
     for vocab in VOCABS:
         for what in ("equal", "odd", "peak", "flat", "wide"):
             found.append(make_case(Setup(33, vocab, what)))

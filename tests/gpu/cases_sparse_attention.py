@@ -13,6 +13,7 @@ from harness import (
     BF16_ROUNDING,
     DEVICE,
     F32_ROUNDING,
+    LENGTHS,
     SLOPE_LIMIT,
     Bench,
     Case,
@@ -27,8 +28,8 @@ KIND = family.KIND
 DIM, NOPE, BLOCK, WINDOW, SCALE = 512, 448, 64, 128, family.SCALE
 ENTRY = 576
 HEADS = (8, 64, 128)
-TOKENS = (1, 7, 64, 257, 4096)
-COMPRESSED = (0, 64, 512, 1024)
+# CSA's rows of tiny, Flash and Pro; HCA's at 128k tokens.
+CHOSEN, HCA = {8: 64, 64: 512, 128: 1024}, 1024
 # Pages of 19,008 (fp8) and 32,768 bytes (bf16): the last ones lie beyond 2^32 bytes.
 FAR_PAGES = {"fp8": 228_000, "bf16": 132_000}
 # Tokens whose float64 reference is computed at once.
@@ -47,9 +48,15 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Every head count, length and row count; then odd data; then times."""
-    found = [Setup(tokens, heads, k) for heads in HEADS for tokens in TOKENS for k in COMPRESSED]
+    found = [
+        Setup(tokens, heads, k, cache, page=page)
+        for heads in HEADS
+        for cache in family.CACHES
+        for page, k in ((32, 0), (32, CHOSEN[heads]), (1, HCA))
+        for tokens in (*LENGTHS, 7, 257)
+    ]
     found += [Setup(257, heads, 300, page=1) for heads in HEADS]
-    found += [Setup(t, 64, k, "bf16") for t in (1, 7, 64, 257) for k in (0, 512)]
+    found += [Setup(t, h, k) for h in HEADS for k in (64, 512, 1024) for t in (2, 40, 258)]
     for cache in family.CACHES:
         found += [Setup(7, 64, 512, cache, "far", pages=FAR_PAGES[cache])]
         found += [Setup(64, 64, 512, cache, "odd"), Setup(0, 64, 512, cache, "empty")]

@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from harness import DEVICE, Bench, Case, Gate, Run, Shape, count_gate
+from harness import DEVICE, LENGTHS, Bench, Case, Gate, Run, Shape, count_gate
 
 from dsv4c.codegen.kernels import step_metadata as family
 from dsv4c.codegen.kernels.step_metadata import Result
 from dsv4c.ir.ops.rope import rope_frequencies
 
 KIND = family.KIND
-TOKENS = (1, 3, 8, 64, 129, 256, 4096)
 SLOTS, RING, LAST = 5, 640, (1 << 20) - 1
 
 
@@ -47,7 +46,7 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Every model and length, tokens alone and in batches, an empty batch; then times."""
-    found = [make_case(Setup(t, model)) for model in RESULTS for t in TOKENS]
+    found = [make_case(Setup(t, model)) for model in RESULTS for t in LENGTHS]
     found += [make_case(Setup(0, "flash", "empty")), make_case(Setup(64, "flash", "alone"))]
     for pages in (64, 1024):
         for tokens in (1, 8, 64, 256, 4096):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from harness import DEVICE, Bench, Case, Gate, Run, count_gate
+from harness import CHUNKS, DEVICE, Bench, Case, Gate, Run, count_gate
 
 from dsv4c.codegen.kernels import topk_entries as family
 
@@ -29,7 +29,7 @@ def cases() -> list[Case]:
         Setup(tokens, k, entries, what)
         for k in KS
         for tokens, entries in (
-            (1, 1300), (3, 8000), (8, 4100), (17, 9000), (40, 5000), (64, 3000), (129, 4500), (300, 2600)
+            (1, 1300), (3, 8000), (8, 4100), (17, 9000), (40, 5000), (64, 3000), (129, 4500), (256, 33000), (300, 2600)
         )
         for what in ("normal", "ties")
     ]  # fmt: skip
@@ -38,7 +38,8 @@ def cases() -> list[Case]:
             Setup(tokens, 512, 33000, what)
             for what in ("zeros", "odd", "near", "spread", "rising", "padding", "alone")
         ]
-    found += [Setup(t, 512, 1024, "prefill") for t in (1, 127, 128, 129, 4096)]
+    found += [Setup(t, k, 33000, "prefill") for k in KS for t in CHUNKS]
+    found += [Setup(t, 512, 1024, "prefill") for t in CHUNKS]
     found += [
         Setup(0, 512, 1024, "empty"),
         Setup(0, 512, 33000, "empty"),

@@ -29,6 +29,11 @@ POISONS = (0xFF, 0x7F, 0x00)
 BF16_ROUNDING = 2.0**-8
 F32_ROUNDING = 2.0**-24
 SLOPE_LIMIT = 1e-3
+# Rows that every variant is checked at (`required.py`): tokens of a decode batch, of a chunk of
+# prefill, and both.
+BATCHES = (1, 3, 8, 64, 129, 256)
+CHUNKS = (1, 127, 128, 129, 4096)
+LENGTHS = tuple(sorted({*BATCHES, *CHUNKS}))
 DIFFERENCE_LIMIT = 1e-5
 
 Shape = tuple[int, ...]
@@ -83,7 +88,7 @@ class Case:
     """One set of shapes and data for one kernel.
 
     Args:
-        name: unique within the family; says the shapes.
+        name: unique within the family; says the shapes, rows as "t64" or "r64".
         kernel: function of the library.
         inputs: seed -> tensors on DEVICE in the order of the calling convention.
         outputs: inputs -> shape and dtype of each output.

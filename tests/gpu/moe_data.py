@@ -36,6 +36,8 @@ MODELS = {
     "flash": Model(256, 6, 4096, 2048),
     "pro": Model(384, 6, 7168, 3072),
     "tiny": Model(8, 2, 256, 128),
+    # Pro with few experts, for formats in which all of them take much memory.
+    "few": Model(16, 6, 7168, 3072),
 }
 
 

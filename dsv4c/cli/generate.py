@@ -30,6 +30,13 @@ from dsv4c.cli.render import emit_json
     help="0 takes the likeliest token.",
 )
 @click.option(
+    "--top-k",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Sample from so many likeliest tokens; 0 for all.",
+)
+@click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
@@ -45,6 +52,7 @@ def command(
     prompt: str | None,
     max_new_tokens: int,
     temperature: float,
+    top_k: int,
     top_p: float,
     seed: int | None,
     echo: bool,
@@ -77,7 +85,7 @@ def command(
     if echo and not as_json:
         click.echo(text, nl=False)
     for token in session.generate(
-        ids, max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        ids, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed
     ):
         tokens.append(token)
         emit(stream.push(token))

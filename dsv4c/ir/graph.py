@@ -88,7 +88,8 @@ class Graph:
         inputs: step inputs, weights and states, in this order.
         types: the type of every value, body values of fused nodes excluded.
         sources: for each weight, the checkpoint tensors behind it.
-        outputs: the logits and the last version of every state that was written.
+        outputs: the logits, the tokens drawn from them, the last version of every state that was
+            written.
         step: of a planned graph, the largest step that the arena is laid out for.
     """
 

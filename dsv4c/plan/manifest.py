@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-SCHEMA = "dsv4c.plan/2"
+SCHEMA = "dsv4c.plan/3"
 NO_FILE = ""
 """File of the components of synthetic weights."""
 

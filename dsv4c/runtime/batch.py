@@ -10,12 +10,17 @@ import numpy as np
 import torch
 
 from dsv4c.ir.lifetimes import aligned
+from dsv4c.models.deepseek_v4.build import SAMPLING_INPUTS
+from dsv4c.runtime.sampling import GREEDY, Sampling
 
 PADDED = -1
 """Slot of a row that belongs to no sequence."""
 LEAST_PAGES = 8
 """Columns of the smallest block table that a step is given."""
 _COLUMNS = ("ids", "pos", "slot", "start")
+_ROWS = ("out_rows", *SAMPLING_INPUTS)
+_FLOATS = ("temperature", "top_p")
+Column = Sequence[int] | Sequence[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +32,14 @@ class Rows:
         position: absolute position of the first token.
         ids: token ids.
         logits: how many of the last rows are wanted as logits.
+        sampling: how a token is drawn from each of these.
     """
 
     slot: int
     position: int
     ids: Sequence[int]
     logits: int
+    sampling: Sampling = GREEDY
 
 
 class Sizes(NamedTuple):
@@ -62,14 +69,15 @@ def buckets(least: int, most: int) -> list[int]:
     return found
 
 
-def columns(batch: Sequence[Rows], padded: int = 0) -> dict[str, list[int]]:
-    """`ids`, `pos`, `slot`, `start` of each row, and `out_rows`; padded rows come last.
+def columns(batch: Sequence[Rows], padded: int = 0) -> dict[str, Column]:
+    """The step inputs of each row and of each row of logits; padded rows come last.
 
     Args:
         batch: rows of several sequences.
         padded: T to pad to; each row is then wanted as logits.
     """
     found: dict[str, list[int]] = {name: [] for name in (*_COLUMNS, "out_rows")}
+    drawn: list[Sampling] = []
     for rows in batch:
         first, count = len(found["ids"]), len(rows.ids)
         found["ids"] += rows.ids
@@ -77,11 +85,20 @@ def columns(batch: Sequence[Rows], padded: int = 0) -> dict[str, list[int]]:
         found["slot"] += [rows.slot] * count
         found["start"] += [first] * count
         found["out_rows"] += range(first + count - rows.logits, first + count)
+        drawn += [rows.sampling] * rows.logits
     for row in range(len(found["ids"]), padded):
         for name, value in zip(_COLUMNS, (0, 0, PADDED, row), strict=True):
             found[name].append(value)
         found["out_rows"].append(row)
-    return found
+        drawn.append(GREEDY)
+    return {
+        **found,
+        "temperature": [one.temperature for one in drawn],
+        "top_k": [one.top_k for one in drawn],
+        "top_p": [one.top_p for one in drawn],
+        "seed": [word for one in drawn for word in one.words],
+        "next_pos": [found["pos"][row] + 1 for row in found["out_rows"]],
+    }
 
 
 class StepInputs:
@@ -100,9 +117,11 @@ class StepInputs:
         self._bytes = self._host.numpy()
 
     def views(self, sizes: Sizes) -> dict[str, torch.Tensor]:
-        """The step inputs of these sizes, on the device, i32."""
+        """The step inputs of these sizes, on the device."""
         return {
-            name: self._device[begin : begin + size].view(torch.int32).view(shape)
+            name: self._device[begin : begin + size]
+            .view(torch.float32 if name in _FLOATS else torch.int32)
+            .view(shape)
             for name, (begin, size, shape) in _layout(sizes).items()
         }
 
@@ -111,7 +130,7 @@ class StepInputs:
         end = input_bytes(sizes)
         return self._host[:end], self._device[:end]
 
-    def stage(self, sizes: Sizes, values: Mapping[str, Sequence[int]], table: np.ndarray) -> None:
+    def stage(self, sizes: Sizes, values: Mapping[str, Column], table: np.ndarray) -> None:
         """Write the inputs of a step into the host's buffer.
 
         Args:
@@ -120,8 +139,12 @@ class StepInputs:
             table: the block table of all sequences, i32 [S, P or more].
         """
         for name, (begin, size, shape) in _layout(sizes).items():
-            part = self._bytes[begin : begin + size].view(np.int32).reshape(shape)
-            part[...] = table[:, : sizes.P] if name == "block_table" else values[name]
+            part = self._bytes[begin : begin + size]
+            part = part.view(np.float32 if name in _FLOATS else np.int32)
+            if name == "block_table":
+                part.reshape(shape)[...] = table[:, : sizes.P]
+            else:
+                part[...] = values[name]
 
 
 def input_bytes(sizes: Sizes) -> int:
@@ -132,7 +155,8 @@ def input_bytes(sizes: Sizes) -> int:
 def _layout(sizes: Sizes) -> dict[str, tuple[int, int, tuple[int, ...]]]:
     """Where each input begins, its bytes and its shape."""
     shapes: dict[str, tuple[int, ...]] = {name: (sizes.T,) for name in _COLUMNS}
-    shapes |= {"out_rows": (sizes.R,), "block_table": (sizes.S, sizes.P)}
+    shapes |= {name: (sizes.R, 2) if name == "seed" else (sizes.R,) for name in _ROWS}
+    shapes |= {"block_table": (sizes.S, sizes.P)}
     found: dict[str, tuple[int, int, tuple[int, ...]]] = {}
     begin = 0
     for name, shape in shapes.items():

@@ -1,7 +1,7 @@
 """Decode steps: one token for each of several sequences, padded to sizes that are known before.
 
 Where every node has a kernel, each size is captured as a CUDA graph: the copy of the inputs, the
-kernels, the copy of the logits. Such a step is one launch, with no allocation and no torch op.
+kernels, the copy of the drawn tokens. Such a step is one launch, with no allocation and no torch op.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dsv4c.runtime.batch import LEAST_PAGES, Rows, Sizes, bucket, buckets, columns
-from dsv4c.runtime.executor import Executor
+from dsv4c.runtime.executor import Executor, Outputs
 
 
 class Decoder:
@@ -21,7 +21,6 @@ class Decoder:
 
     Args:
         executor: with the memory that steps use.
-        vocab: logits of a row.
         device: of the executor.
         poison: a byte that scratch memory is filled with before each step, for tests.
 
@@ -29,14 +28,14 @@ class Decoder:
         captured: sizes that run as CUDA graphs.
     """
 
-    def __init__(
-        self, executor: Executor, vocab: int, device: torch.device, poison: int | None = None
-    ) -> None:
+    def __init__(self, executor: Executor, device: torch.device, poison: int | None = None) -> None:
         self._executor, self._poison = executor, poison
         self.most = executor.most
         pinned = device.type == "cuda"
-        self._logits = torch.zeros(self.most.S, vocab, pin_memory=pinned)
-        self._first = {rows: self._logits[:rows] for rows in buckets(1, self.most.S)}
+        self._ids = torch.zeros(self.most.S, dtype=torch.int32, pin_memory=pinned)
+        self._first = {rows: self._ids[:rows] for rows in buckets(1, self.most.S)}
+        self._made: dict[Sizes, Outputs] = {}
+        self._last: Sizes | None = None
         self._done = torch.cuda.Event() if pinned else None
         self._graphs: dict[Sizes, torch.cuda.CUDAGraph] = {}
         if pinned and can_capture(executor):
@@ -56,7 +55,7 @@ class Decoder:
         return Sizes(tokens, tokens, self.most.S, bucket(max(pages, LEAST_PAGES), self.most.P))
 
     def launch(self, batch: Sequence[Rows], table: np.ndarray, pages: int) -> None:
-        """Start a step; `logits` waits for it.
+        """Start a step; `ids` and `logits` wait for it.
 
         Args:
             batch: one row for each of several sequences.
@@ -73,28 +72,34 @@ class Decoder:
             self._run(sizes)
         else:
             graph.replay()
+        self._last = sizes
         self.mark()
 
     def mark(self) -> None:
-        """What was started up to here reads the staged inputs and writes the logits."""
+        """What was started up to here reads the staged inputs and writes the drawn tokens."""
         if self._done is not None:
             self._done.record()
 
     def wait(self) -> None:
-        """Until that is done: then inputs may be staged anew, and the logits are there."""
+        """Until that is done: then inputs may be staged anew, and the drawn tokens are there."""
         if self._done is not None:
             self._done.synchronize()
 
-    def logits(self, rows: int) -> torch.Tensor:
-        """Logits of the last step's first rows, f32 [rows, vocab], on the CPU."""
+    def ids(self, rows: int) -> list[int]:
+        """The tokens drawn for the last step's first rows."""
         self.wait()
-        return self._logits[:rows].clone()
+        return self._ids[:rows].tolist()
+
+    def logits(self, rows: int) -> torch.Tensor:
+        """Logits of the last step's first rows, f32 [rows, vocab], copied to the CPU."""
+        assert self._last is not None
+        return self._made[self._last].logits[:rows].to("cpu", copy=True)
 
     def _run(self, sizes: Sizes) -> None:
         """What a graph holds."""
         executor = self._executor
-        logits = executor.step(executor.bind(sizes))
-        self._first[sizes.T].copy_(logits, non_blocking=True)
+        made = self._made[sizes] = executor.step(executor.bind(sizes))
+        self._first[sizes.T].copy_(made.ids, non_blocking=True)
 
     def _capture_all(self) -> None:
         table = np.zeros((self.most.S, self.most.P), np.int32)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -38,6 +38,18 @@ class Watcher(Protocol):
         ...
 
     def after(self, node: Node, results: Sequence[Operand]) -> None: ...
+
+
+class Outputs(NamedTuple):
+    """What a step makes beside states, in the arena: it holds until the next step.
+
+    Attributes:
+        logits: f32 [R, vocab].
+        ids: the token drawn from each row, i32 [R].
+    """
+
+    logits: torch.Tensor
+    ids: torch.Tensor
 
 
 def step_sizes(inputs: Mapping[str, torch.Tensor]) -> Sizes:
@@ -131,10 +143,8 @@ class Executor:
         device.copy_(host, non_blocking=True)
         return bound.inputs
 
-    def step(
-        self, inputs: Mapping[str, torch.Tensor], watcher: Watcher | None = None
-    ) -> torch.Tensor:
-        """Run one step; the graph's first output, logits f32 [R, vocab], in the arena.
+    def step(self, inputs: Mapping[str, torch.Tensor], watcher: Watcher | None = None) -> Outputs:
+        """Run one step.
 
         Args:
             inputs: every step input (see `models.deepseek_v4.build`).
@@ -150,9 +160,10 @@ class Executor:
             values.update(zip(node.outputs, results, strict=True))
             if watcher is not None:
                 watcher.after(node, results)
-        logits = values[self.graph.outputs[0]]
+        logits, ids = (values[name] for name in self.graph.outputs[:2])
         assert isinstance(logits, torch.Tensor)
-        return logits
+        assert isinstance(ids, torch.Tensor)
+        return Outputs(logits, ids)
 
     def run(self, node: Node, operands: Sequence[Operand], sizes: Sizes) -> tuple[Operand, ...]:
         """Results of one node, in the arena; states among the operands are written in place.

@@ -11,8 +11,8 @@ import torch
 from dsv4c.errors import DsvError
 from dsv4c.runtime.batch import LEAST_PAGES, Rows, Sizes, bucket, columns
 from dsv4c.runtime.decode import Decoder
-from dsv4c.runtime.executor import Executor, Watcher
-from dsv4c.runtime.sampling import Sampling
+from dsv4c.runtime.executor import Executor, Outputs, Watcher
+from dsv4c.runtime.sampling import GREEDY, Sampling
 from dsv4c.runtime.slots import SlotTable, pages_for
 
 if TYPE_CHECKING:
@@ -61,12 +61,18 @@ class Session:
         most = Sizes(rows, rows, max_sequences, pages)
         self.executor: Executor = plan.executor(most, 1 + max_sequences * pages)
         self.slots = SlotTable(max_sequences, max_tokens)
-        self.decoder = Decoder(self.executor, self.vocab_size, self.device, poison)
+        self._sampling = [GREEDY] * max_sequences
+        self.decoder = Decoder(self.executor, self.device, poison)
         self._poison = poison
 
-    def open(self) -> int:
-        """A slot for a new sequence, empty. Raises DsvError DSV243 if none is free."""
+    def open(self, sampling: Sampling = GREEDY) -> int:
+        """A slot for a new sequence, empty, whose tokens `start` and `advance` draw by `sampling`.
+
+        Raises:
+            DsvError: DSV243 if no slot is free.
+        """
         slot = self.slots.open()
+        self._sampling[slot] = sampling
         self.executor.reset(slot)
         return slot
 
@@ -107,17 +113,38 @@ class Session:
                 expected="'last' or 'all'",
                 found=repr(return_logits),
             )
+        made = self._append(slot, ids, return_logits == "all", watcher)
+        return torch.cat([one.logits.to("cpu", copy=True) for one in made])
+
+    def start(self, slot: int, ids: Sequence[int], watcher: Watcher | None = None) -> int:
+        """Append tokens to a sequence and draw the next one, which is not appended.
+
+        Args:
+            slot: an open slot.
+            ids: token ids, at least one.
+            watcher: told about each node.
+
+        Raises:
+            DsvError: as `prefill`.
+        """
+        *_, last = self._append(slot, ids, False, watcher)
+        return int(last.ids[-1])
+
+    def _append(
+        self, slot: int, ids: Sequence[int], every: bool, watcher: Watcher | None
+    ) -> Generator[Outputs, None, None]:
+        """What the steps of a prefill make, with the logits of every row or of the last."""
         tokens = self._checked(ids)
         self.slots.require(slot)
         self.slots.check_room(slot, len(tokens))
-        parts: list[torch.Tensor] = []
         for first in range(0, len(tokens), self.chunk):
             part = tokens[first : first + self.chunk]
             final = first + len(part) == len(tokens)
-            wanted = len(part) if return_logits == "all" else int(final)
-            rows = Rows(slot, self.slots.lengths[slot], part, wanted)
-            parts.append(self.step([rows], watcher))
-        return torch.cat(parts)
+            wanted = len(part) if every else int(final)
+            yield self._step([self._rows(slot, part, wanted)], watcher)
+
+    def _rows(self, slot: int, ids: Sequence[int], logits: int) -> Rows:
+        return Rows(slot, self.slots.lengths[slot], ids, logits, self._sampling[slot])
 
     def decode(self, slots: Sequence[int], tokens: Sequence[int]) -> torch.Tensor:
         """Append one token to each of several sequences.
@@ -132,6 +159,28 @@ class Session:
         Raises:
             DsvError: as `prefill`; DSV101 if a slot stands twice or the lengths differ.
         """
+        self._launch(slots, tokens)
+        return self.decoder.logits(len(slots))
+
+    def advance(self, slots: Sequence[int], tokens: Sequence[int]) -> list[int]:
+        """Append one token to each of several sequences and draw the next ones.
+
+        Each is drawn as its sequence was opened, whatever the others of the batch.
+
+        Args:
+            slots: open slots, each at most once.
+            tokens: one id per slot.
+
+        Returns:
+            One id per slot, which is not appended yet.
+
+        Raises:
+            DsvError: as `decode`.
+        """
+        self._launch(slots, tokens)
+        return self.decoder.ids(len(slots))
+
+    def _launch(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
         ids = self._checked(tokens)
         if len(slots) != len(ids) or len(set(slots)) != len(slots):
             raise DsvError(
@@ -143,24 +192,26 @@ class Session:
         for slot in slots:
             self.slots.require(slot)
             self.slots.check_room(slot, 1)
-        batch = [
-            Rows(slot, self.slots.lengths[slot], [token], 1)
-            for slot, token in zip(slots, ids, strict=True)
-        ]
+        batch = [self._rows(slot, [token], 1) for slot, token in zip(slots, ids, strict=True)]
         pages = self._grow(batch)
         with torch.inference_mode():
             self.decoder.launch(batch, self.slots.block_table, pages)
-            return self.decoder.logits(len(batch))
 
-    def step(self, batch: Sequence[Rows], watcher: Watcher | None = None) -> torch.Tensor:
+    def step(self, batch: Sequence[Rows]) -> torch.Tensor:
         """One step over rows of several sequences, each at most the plan's chunk long.
+
+        Returns:
+            f32 [wanted rows, vocab], on the CPU.
 
         Raises:
             DsvError: DSV101 if they are more rows than the arena has room for.
         """
+        return self._step(batch).logits.to("cpu", copy=True)
+
+    def _step(self, batch: Sequence[Rows], watcher: Watcher | None = None) -> Outputs:
         inputs = self.prepare(batch)
         with torch.inference_mode():
-            return self.executor.step(inputs, watcher).to("cpu", copy=True)
+            return self.executor.step(inputs, watcher)
 
     def prepare(self, batch: Sequence[Rows]) -> Mapping[str, torch.Tensor]:
         """The inputs of a step, not padded; the slots grow by their rows. Raises as `step`."""
@@ -195,6 +246,7 @@ class Session:
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int | None = None,
+        top_k: int = 0,
     ) -> Generator[int, None, None]:
         """Continue a prompt, one token at a time, in a slot of its own that is free again at the end.
 
@@ -207,6 +259,7 @@ class Session:
             temperature: 0 for the most likely token.
             top_p: nucleus sampling; 1 for all tokens.
             seed: equal seeds give equal text, on every target; None draws one.
+            top_k: draw from so many most likely tokens; 0 for all.
 
         Yields:
             Token ids.
@@ -214,7 +267,7 @@ class Session:
         Raises:
             DsvError: DSV101 (sampling), DSV241, DSV242, DSV243, before the first token.
         """
-        sampling = Sampling.checked(temperature, top_p, seed)
+        sampling = Sampling.checked(temperature, top_k, top_p, seed)
         if max_new_tokens < 0:
             raise DsvError(
                 "DSV101",
@@ -237,16 +290,15 @@ class Session:
     def _continue(
         self, prompt: list[int], count: int, sampling: Sampling
     ) -> Generator[int, None, None]:
-        slot = self.open()
+        slot = self.open(sampling)
         try:
-            logits = self.prefill(slot, prompt)
-            for made in range(count):
-                token = sampling.choose(logits[-1], len(prompt) + made)
+            token = self.start(slot, prompt)
+            for left in reversed(range(count)):
                 if token in self.eos_token_ids:
                     return
                 yield token
-                if made + 1 < count:
-                    logits = self.decode([slot], [token])
+                if left:
+                    [token] = self.advance([slot], [token])
         finally:
             self.close(slot)
 

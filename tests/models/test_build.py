@@ -84,22 +84,26 @@ def test_nodes_of_each_kind_of_layer(few: ModelConfig) -> None:
     outside = [node.op for node in graph.nodes if node.origin.layer is None]
     assert outside == [
         *("embed", "expand_streams", "take_rows", "mhc_mix", "mhc_head_coefficients"),
-        *("mhc_collapse", "rms_norm", "linear"),
+        *("mhc_collapse", "rms_norm", "linear", "sample"),
     ]
 
 
 def test_signature(few: ModelConfig) -> None:
     graph = build(few)
     steps = graph.inputs_of_kind(TensorType)
-    assert steps == ["ids", "pos", "slot", "start", "block_table", "out_rows"]
+    assert steps == [
+        *("ids", "pos", "slot", "start", "block_table", "out_rows"),
+        *("temperature", "top_k", "top_p", "seed", "next_pos"),
+    ]
     assert [str(graph.types[name]) for name in steps] == [
         *["i32[T]"] * 4,
-        "i32[S, P]",
-        "i32[R]",
+        *("i32[S, P]", "i32[R]"),
+        *("f32[R]", "i32[R]", "f32[R]", "i32[R, 2]", "i32[R]"),
     ]
     assert graph.types[graph.outputs[0]] == TensorType("f32", (Sym("R"), few.vocab_size))
+    assert graph.types[graph.outputs[1]] == TensorType("i32", (Sym("R"),))
     assert graph.types["L0.ffn.streams"] == TensorType("bf16", (Sym("T"), 4, 4096))
-    written = [value.rpartition(".")[0] for value in graph.outputs[1:]]
+    written = [value.rpartition(".")[0] for value in graph.outputs[2:]]
     assert written == graph.states, "every state is written and returned"
 
 

@@ -27,7 +27,7 @@ def test_a_step_of_kernels_runs_no_torch_op_but_two_copies() -> None:
     calls: list[str] = []
     executor = traps.counted(lambda name, arguments: calls.append(name))
     assert can_capture(executor)
-    decoder = Decoder(executor, 64, CPU)
+    decoder = Decoder(executor, CPU)
     table = np.zeros((4, 16), np.int32)
     batch = [Rows(0, 5, [7], 1), Rows(2, 9, [8], 1), Rows(3, 0, [1], 1)]
     decoder.launch(batch, table, 1)
@@ -35,14 +35,15 @@ def test_a_step_of_kernels_runs_no_torch_op_but_two_copies() -> None:
     with traps.Ops() as ops:
         decoder.launch(batch, table, 1)
     assert ops.seen == traps.COPIES
-    assert calls == ["where_kernel", "x_kernel", "normed_kernel", "insert_kernel", "logits_kernel"]
+    names = ("where", "x", "normed", "insert", "logits", "sample")
+    assert calls == [f"{name}_kernel" for name in names]
 
 
 def test_kernels_are_given_operands_results_and_scratch() -> None:
     """Every result and scratch where the plan has it, sized by the step's bucket."""
     seen: dict[str, Sequence[torch.Tensor]] = {}
     executor = traps.counted(lambda name, arguments: seen.update({name: arguments}))
-    decoder = Decoder(executor, 64, CPU)
+    decoder = Decoder(executor, CPU)
     table = np.arange(64, dtype=np.int32).reshape(4, 16)
     decoder.launch([Rows(0, 5, [7], 1), Rows(2, 9, [8], 1), Rows(3, 0, [1], 1)], table, 9)
     pos, slot, where, zeroed, scratch = seen["where_kernel"]
@@ -67,7 +68,7 @@ def test_kernels_are_given_operands_results_and_scratch() -> None:
 def test_zeroed_scratch_is_its_own_region() -> None:
     seen: dict[str, Sequence[torch.Tensor]] = {}
     executor = traps.counted(lambda name, arguments: seen.update({name: arguments}))
-    decoder = Decoder(executor, 64, CPU, poison=0x7F)
+    decoder = Decoder(executor, CPU, poison=0x7F)
     for _ in range(2):
         decoder.launch([Rows(0, 0, [1], 1)], np.zeros((4, 16), np.int32), 1)
         assert seen["where_kernel"][3].tolist() == [0] * 4

@@ -1,4 +1,4 @@
-"""Choosing tokens, and generation: repeatable, lazy, and it gives its slot back."""
+"""Drawing tokens, and generation: repeatable, lazy, and it gives its slot back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ import pytest
 import small
 import torch
 
+from dsv4c.ir.ops.sample import sample_row
 from dsv4c.plan.plan import Plan
-from dsv4c.runtime.sampling import Sampling
+from dsv4c.runtime.sampling import GREEDY, Sampling
 from dsv4c.runtime.session import Session
 
 PROMPT = [3, 1, 4, 15, 9, 26, 5]
+MIXED = (
+    GREEDY,
+    Sampling(1.3, seed=1),
+    Sampling(1.3, seed=2),
+    Sampling(2.0, top_k=20, top_p=0.9, seed=(1 << 64) - 5),
+    Sampling(0.9, top_k=3, seed=1),
+    Sampling(3.0, top_p=0.6, seed=9),
+)
 
 
 @pytest.fixture
@@ -20,35 +29,57 @@ def session(plan: Plan) -> Session:
     return plan.session(max_sequences=1, max_tokens=64)
 
 
-def draws(logits: list[float], temperature: float, top_p: float, count: int = 400) -> list[int]:
-    sampling = Sampling(temperature, top_p, seed=7)
-    return [sampling.choose(torch.tensor(logits), position) for position in range(count)]
+def drawn_apart(logits: torch.Tensor, sampling: Sampling, position: int) -> int:
+    """What the rules give for f32 logits [vocab]."""
+    given = sampling.temperature, sampling.top_k, sampling.top_p, list(sampling.words)
+    return sample_row(logits, *given, position)
 
 
-def test_temperature_zero_takes_the_largest_and_the_first_of_equals() -> None:
-    assert set(draws([0.0, 3.0, 3.0, -1.0], 0.0, 1.0)) == {1}
+def text_of(session: Session, sampling: Sampling, count: int) -> list[int]:
+    slot = session.open(sampling)
+    made = [session.start(slot, PROMPT)]
+    while len(made) < count:
+        made += session.advance([slot], made[-1:])
+    session.close(slot)
+    return made
 
 
-def test_sampling_follows_the_distribution() -> None:
-    logits = torch.tensor([0.5, 0.3, 0.2]).log().tolist()
-    counts = torch.bincount(torch.tensor(draws(logits, 1.0, 1.0, 4000)), minlength=3) / 4000
-    assert counts.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.03)
-    # half the temperature squares the probabilities
-    counts = torch.bincount(torch.tensor(draws(logits, 0.5, 1.0, 4000)), minlength=3) / 4000
-    assert counts.tolist() == pytest.approx([25 / 38, 9 / 38, 4 / 38], abs=0.03)
+def test_a_step_draws_by_the_rules_from_its_logits(plan: Plan) -> None:
+    session = plan.session(max_sequences=2, max_tokens=64)
+    drawing, watching = session.open(MIXED[3]), session.open()
+    token = session.start(drawing, PROMPT)
+    logits = session.prefill(watching, PROMPT)
+    for position in range(len(PROMPT), len(PROMPT) + 12):
+        assert token == drawn_apart(logits[0], MIXED[3], position)
+        logits = session.decode([watching], [token])
+        [token] = session.advance([drawing], [token])
 
 
-@pytest.mark.parametrize(
-    ("top_p", "kept"),
-    [(1.0, {0, 1, 2}), (0.81, {0, 1, 2}), (0.79, {0, 1}), (0.5, {0}), (1e-9, {0})],
-)
-def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float, kept: set[int]) -> None:
-    logits = torch.tensor([0.51, 0.29, 0.2]).log().tolist()
-    assert set(draws(logits, 1.0, top_p)) == kept
+def test_a_sequence_draws_the_same_alone_and_in_any_batch(plan: Plan) -> None:
+    alone = [text_of(plan.session(1, 64), one, 10) for one in MIXED]
+    assert len({*map(tuple, alone)}) == len(MIXED)
+    session = plan.session(max_sequences=len(MIXED) + 2, max_tokens=64)
+    slots = [session.open(one) for one in MIXED]
+    made = [[session.start(slot, PROMPT)] for slot in slots]
+    for turn in range(1, 10):
+        order = range(len(slots)) if turn % 2 else reversed(range(len(slots)))
+        picked = list(order)
+        tokens = session.advance([slots[i] for i in picked], [made[i][-1] for i in picked])
+        for i, token in zip(picked, tokens, strict=True):
+            made[i].append(token)
+    assert made == alone
 
 
-def test_a_tiny_temperature_is_greedy_and_finite() -> None:
-    assert set(draws([900.0, 1000.0, 999.0], 1e-300, 1.0, 20)) == {1}
+def test_a_slot_draws_as_its_last_sequence_was_opened(session: Session) -> None:
+    greedy = text_of(session, GREEDY, 10)
+    assert text_of(session, MIXED[2], 10) != greedy
+    assert text_of(session, GREEDY, 10) == greedy
+
+
+def test_words_of_a_seed() -> None:
+    assert Sampling(seed=(5 << 32) + 7).words == (7, 5)
+    assert Sampling(seed=(1 << 64) - 1).words == (-1, -1)
+    assert Sampling.checked(seed=None).seed != Sampling.checked(seed=None).seed
 
 
 def test_temperature_zero_is_argmax(session: Session) -> None:
@@ -62,9 +93,16 @@ def test_temperature_zero_is_argmax(session: Session) -> None:
     assert len(made) == 12
 
 
+def test_one_most_likely_token_is_greedy(session: Session) -> None:
+    greedy = list(session.generate(PROMPT, 8))
+    assert list(session.generate(PROMPT, 8, temperature=5.0, top_k=1, seed=3)) == greedy
+    assert list(session.generate(PROMPT, 8, temperature=1e-300, seed=3)) == greedy
+
+
 def test_equal_seeds_give_equal_text(session: Session) -> None:
     def text(seed: int | None) -> list[int]:
-        return list(session.generate(PROMPT, 20, temperature=1.5, top_p=0.95, seed=seed))
+        hot = dict(temperature=1.5, top_p=0.95, top_k=50)
+        return list(session.generate(PROMPT, 20, seed=seed, **hot))
 
     assert text(1) == text(1)
     assert text(1) != text(2)

@@ -108,6 +108,11 @@ REFUSED: dict[str, tuple[Call, str, dict[str, str]]] = {
         "DSV101",
         {"expected": "above 0, at most 1", "found": "0.0"},
     ),
+    "generate: top_k": (
+        lambda s: s.generate([1], top_k=-1),
+        "DSV101",
+        {"expected": "0 or more", "found": "-1"},
+    ),
     "generate: seed": (lambda s: s.generate([1], seed=-1), "DSV101", {"found": "-1"}),
     "generate: max_new_tokens": (
         lambda s: s.generate([1], max_new_tokens=-1),

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dsv4c.runtime.batch import Rows, Sizes, StepInputs, bucket, buckets, columns
+from dsv4c.runtime.sampling import Sampling
 from dsv4c.runtime.slots import SlotTable, pages_for
 
 CPU = torch.device("cpu")
@@ -59,13 +60,19 @@ def test_no_page_has_two_owners_and_all_come_back() -> None:
     assert sorted(owned(table)) == list(range(1, table.pages))
 
 
-BATCH = [Rows(2, 10, [7, 8, 9], 1), Rows(0, 0, [5], 0), Rows(1, 127, [3, 4], 2)]
+HOT = Sampling(0.5, 40, 0.75, seed=(1 << 63) + 3)
+BATCH = [Rows(2, 10, [7, 8, 9], 1, HOT), Rows(0, 0, [5], 0, HOT), Rows(1, 127, [3, 4], 2)]
 COLUMNS = {
     "ids": [7, 8, 9, 5, 3, 4],
     "pos": [10, 11, 12, 0, 127, 128],
     "slot": [2, 2, 2, 0, 1, 1],
     "start": [0, 0, 0, 3, 4, 4],
     "out_rows": [2, 4, 5],
+    "temperature": [0.5, 0.0, 0.0],
+    "top_k": [40, 0, 0],
+    "top_p": [0.75, 1.0, 1.0],
+    "seed": [3, -(1 << 31), 0, 0, 0, 0],
+    "next_pos": [13, 128, 129],
 }
 
 
@@ -74,12 +81,17 @@ def test_rows_of_a_ragged_batch() -> None:
 
 
 def test_padded_rows_come_last() -> None:
-    assert columns([Rows(3, 9, [5], 1)], 3) == {
+    assert columns([Rows(3, 9, [5], 1, HOT)], 3) == {
         "ids": [5, 0, 0],
         "pos": [9, 0, 0],
         "slot": [3, -1, -1],
         "start": [0, 1, 2],
         "out_rows": [0, 1, 2],
+        "temperature": [0.5, 0.0, 0.0],
+        "top_k": [40, 0, 0],
+        "top_p": [0.75, 1.0, 1.0],
+        "seed": [3, -(1 << 31), 0, 0, 0, 0],
+        "next_pos": [10, 1, 1],
     }
 
 
@@ -99,7 +111,9 @@ def test_inputs_are_staged_and_copied() -> None:
         host, device = inputs.copies(sizes)
         device.copy_(host)
         views = inputs.views(sizes)
-        assert {tensor.dtype for tensor in views.values()} == {torch.int32}
+        floats = {name for name, tensor in views.items() if tensor.dtype == torch.float32}
+        assert floats == {"temperature", "top_p"}
         assert views.pop("block_table").tolist() == table[:, : sizes.P].tolist()
-        assert {name: tensor.tolist() for name, tensor in views.items()} == COLUMNS
+        found = {name: tensor.tolist() for name, tensor in views.items()}
+        assert found == {**COLUMNS, "seed": [[3, -(1 << 31)], [0, 0], [0, 0]]}
         assert all(tensor.data_ptr() % 64 == 0 for tensor in views.values())

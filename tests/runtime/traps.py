@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pytest
 
 COPIES = {"aten.copy_.default": 2}
-"""The ops of a step that is not a graph: inputs to the device, logits to the host."""
+"""The ops of a step that is not a graph: inputs to the device, drawn tokens to the host."""
 GRAPH = parse("""\
 graph "counted" stage(lowered) {
   in %ids: i32[T]
@@ -31,6 +31,11 @@ graph "counted" stage(lowered) {
   in %start: i32[T]
   in %block_table: i32[S, P]
   in %out_rows: i32[R]
+  in %temperature: f32[R]
+  in %top_k: i32[R]
+  in %top_p: f32[R]
+  in %seed: i32[R, 2]
+  in %next_pos: i32[R]
   in %window: cache<bf16, width=64, rope=0, page=128, ring=640>
   %where: i32[T] = window_slots(%pos, %slot) {ring=640} ! where_kernel scratch(zeroed i32[4], f32[3*T, 8])
   %x: f32[T, 64] = rope_angles(%pos) {dims=64, theta=10000.0, factor=1.0, original=0, beta_fast=32.0, beta_slow=1.0, offset=0} ! x_kernel
@@ -39,7 +44,8 @@ graph "counted" stage(lowered) {
   %flat: f32[T, 64] = view(%normed) {shape=[64]} ! reference
   %window.1: cache<bf16, width=64, rope=0, page=128, ring=640> = insert_rows(%window, %flat, %where) ! insert_kernel
   %logits: f32[R, 64] = take_rows(%flat, %out_rows) ! logits_kernel
-  return %logits, %window.1
+  %drawn: i32[R] = sample(%logits, %temperature, %top_k, %top_p, %seed, %next_pos) ! sample_kernel
+  return %logits, %drawn, %window.1
 }
 """)
 

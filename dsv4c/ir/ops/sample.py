@@ -42,9 +42,13 @@ def sample(
     position: Tensor,
 ) -> Tensor:
     columns = (temperature, top_k, top_p, seed, position)
-    rows = zip(logits.cpu().float(), *(column.tolist() for column in columns), strict=True)
-    ids = [sample_row(*row) for row in rows]
-    return torch.tensor(ids, dtype=torch.int32, device=logits.device)
+    known = logits.cpu().float()
+    ids = _ordered(known).argmax(-1)
+    rows = zip(known, *(column.tolist() for column in columns), strict=True)
+    for place, (row, heat, *rest) in enumerate(rows):
+        if heat > 0:
+            ids[place] = sample_row(row, heat, *rest)
+    return ids.to(logits.device, torch.int32)
 
 
 def sample_row(
@@ -60,10 +64,10 @@ def sample_row(
         seed: the low and the high word of the key, as i32.
         position: of the token in its sequence, as i32.
     """
-    logits = logits.nan_to_num(-torch.inf, MOST, -torch.inf)
+    logits = _ordered(logits)
     best = logits.max()
     if not temperature > 0 or best == -torch.inf:
-        return int((logits == best).nonzero()[0]) if best > -torch.inf else 0
+        return int(logits.argmax())
     weights = exp2_weights((logits - best) * _per_bit(temperature))
     order = logits.argsort(descending=True, stable=True)
     order = order[: int((logits > -torch.inf).sum())]
@@ -101,6 +105,11 @@ def philox(low: int, high: int, position: int) -> int:
         ]
         key = [(key[0] + 0x9E3779B9) & _MASK, (key[1] + 0xBB67AE85) & _MASK]
     return counter[0]
+
+
+def _ordered(logits: Tensor) -> Tensor:
+    """NaN as -inf, infinity as the largest float; argmax then takes the first of equal ones."""
+    return logits.nan_to_num(-torch.inf, MOST, -torch.inf)
 
 
 def _per_bit(temperature: float) -> Tensor:

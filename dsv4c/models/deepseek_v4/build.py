@@ -1,8 +1,11 @@
 """DeepSeek-V4 as a graph: one step over T tokens of several sequences, for decode and prefill alike.
 
-Step inputs, all i32: `ids` [T], `pos` [T] absolute positions, `slot` [T] sequence slots (-1: a padded
+Step inputs, i32: `ids` [T], `pos` [T] absolute positions, `slot` [T] sequence slots (-1: a padded
 row), `start` [T] the row where the token's sequence begins in this step, `block_table` [S, P] pages
 of 128 tokens, `out_rows` [R] the rows whose logits are wanted. Rows of one sequence are consecutive.
+For each of these rows how the next token is drawn from its logits: f32 `temperature` and `top_p`,
+i32 `top_k`, `seed` [R, 2] and `next_pos`, the position of that token. Outputs: logits f32 [R, V], the
+drawn tokens i32 [R], the states.
 """
 
 from __future__ import annotations
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
     from dsv4c.models.deepseek_v4.names import WeightSource
 
 PAGE_TOKENS = 128
-STEP_INPUTS = ("ids", "pos", "slot", "start", "block_table", "out_rows")
+SAMPLING_INPUTS = ("temperature", "top_k", "top_p", "seed", "next_pos")
+STEP_INPUTS = ("ids", "pos", "slot", "start", "block_table", "out_rows", *SAMPLING_INPUTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,11 @@ class _Model:
         for name in ("ids", "pos", "slot", "start"):
             g.step_input(name, TensorType(i32, (tokens,)))
         g.step_input("block_table", TensorType(i32, (Sym("S"), Sym("P"))))
-        g.step_input("out_rows", TensorType(i32, (Sym("R"),)))
+        rows = Sym("R")
+        g.step_input("out_rows", TensorType(i32, (rows,)))
+        for name in SAMPLING_INPUTS:
+            dtype = "f32" if name in ("temperature", "top_p") else i32
+            g.step_input(name, TensorType(dtype, (rows, 2) if name == "seed" else (rows,)))
         x = g.add("embed", "embedded", "ids", self.w("embed"), dtype=self.o.dtype)
         streams = g.add("expand_streams", "streams", x, streams=c.hc_mult)
         for number, layer in enumerate(c.layers):
@@ -75,7 +83,8 @@ class _Model:
                 streams = self.site(streams, number, "attn", layer)
                 streams = self.site(streams, number, "ffn", layer)
         with g.scope("head"):
-            return g.finish(self.head(streams))
+            logits = self.head(streams)
+            return g.finish(logits, g.add("sample", "ids", logits, *SAMPLING_INPUTS))
 
     def w(self, name: str) -> str:
         source = self.weights[name]

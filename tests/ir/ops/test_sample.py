@@ -39,6 +39,16 @@ def test_greedy_takes_the_lowest_of_equals(temperature: float) -> None:
     assert draw([-INF, -5.0], temperature) == [1]
 
 
+def test_greedy_rows_of_a_batch() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0], [-0.0, 0.0, -1.0], [NAN, INF, INF], [NAN, -INF, NAN]])
+    logits = logits.repeat(1, 50)
+    none, rows = torch.zeros(4), torch.zeros(4, dtype=torch.int32)
+    operands = logits, none, rows, none, torch.zeros(4, 2, dtype=torch.int32), rows
+    found = OPS["sample"].reference(CONTEXTS["plan"], *operands)
+    assert isinstance(found, torch.Tensor)
+    assert (found.dtype, found.tolist()) == (torch.int32, [1, 0, 1, 0])
+
+
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 def test_nothing_to_choose_from_gives_token_0(temperature: float) -> None:
     assert draw([NAN, -INF, NAN], temperature) == [0]

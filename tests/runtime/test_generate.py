@@ -101,8 +101,7 @@ def test_one_most_likely_token_is_greedy(session: Session) -> None:
 
 def test_equal_seeds_give_equal_text(session: Session) -> None:
     def text(seed: int | None) -> list[int]:
-        hot = dict(temperature=1.5, top_p=0.95, top_k=50)
-        return list(session.generate(PROMPT, 20, seed=seed, **hot))
+        return list(session.generate(PROMPT, 20, 1.5, top_p=0.95, seed=seed, top_k=50))
 
     assert text(1) == text(1)
     assert text(1) != text(2)

@@ -1,0 +1,90 @@
+"""What the card of this machine can do: copies and matrix products of torch, measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import torch
+
+from dsv4c.bench.timing import Call, Time, time_calls
+
+_COPIED = 1 << 30
+_SIDE = 8192
+
+
+class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A GPU and its measured limits.
+
+    Attributes:
+        name: of the device.
+        torch: version that made the products.
+        l2: bytes of the L2 cache.
+        copy: bytes per second, read plus written, of a copy of 1 GiB (2 GiB in all).
+        bf16: FLOP/s of a bf16 product of 8192 x 8192 x 8192 on random data.
+        fp8: the same of e4m3 operands with one scale each; None where torch has no such product.
+    """
+
+    name: str
+    torch: str
+    l2: int
+    copy: float
+    bf16: float
+    fp8: float | None
+
+    def floor_us(self, moved: float, flops: float) -> float:
+        """Microseconds that no kernel beats: bytes at the copy rate, or FLOPs at that of bf16."""
+        return 1e6 * max(moved / self.copy, flops / self.bf16)
+
+    def bound(self, moved: float, flops: float) -> str:
+        """Which of the two it is: `memory` or `arithmetic`."""
+        return "memory" if moved / self.copy >= flops / self.bf16 else "arithmetic"
+
+
+def measure_card() -> Card:
+    """The limits of the current device, in about a second."""
+    facts = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return Card(
+        facts.name,
+        torch.__version__,
+        facts.L2_cache_size,
+        copy_rate(),
+        _product_rate(_bf16_product),
+        _fp8_rate(),
+    )
+
+
+def copy_rate() -> float:
+    """Bytes per second, read plus written, of a copy of 1 GiB on the device."""
+    parts = [torch.empty(_COPIED, dtype=torch.uint8, device="cuda").random_() for _ in range(2)]
+    calls: list[Call] = [
+        lambda: parts[0].copy_(parts[1], non_blocking=True),
+        lambda: parts[1].copy_(parts[0], non_blocking=True),
+    ]
+    return 2 * _COPIED / _seconds(time_calls(calls))
+
+
+def _product_rate(make: Callable[[], Call]) -> float:
+    return 2.0 * _SIDE**3 / _seconds(time_calls([make(), make()]))
+
+
+def _fp8_rate() -> float | None:
+    try:
+        return _product_rate(_fp8_product)
+    except (RuntimeError, NotImplementedError):
+        return None
+
+
+def _bf16_product() -> Call:
+    a, b, out = (torch.randn(_SIDE, _SIDE, device="cuda", dtype=torch.bfloat16) for _ in range(3))
+    return lambda: torch.mm(a, b.T, out=out)
+
+
+def _fp8_product() -> Call:
+    a, b = (torch.randn(_SIDE, _SIDE, device="cuda").to(torch.float8_e4m3fn) for _ in range(2))
+    one = torch.ones((), device="cuda")
+    return lambda: torch._scaled_mm(a, b.T, one, one, out_dtype=torch.bfloat16)
+
+
+def _seconds(time: Time) -> float:
+    return time.us * 1e-6

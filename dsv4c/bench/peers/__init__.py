@@ -1,0 +1,1 @@
+"""Other implementations of what the generated kernels do, measured in the same run."""

@@ -83,7 +83,8 @@ def _bf16_product() -> Call:
 def _fp8_product() -> Call:
     a, b = (torch.randn(_SIDE, _SIDE, device="cuda").to(torch.float8_e4m3fn) for _ in range(2))
     one = torch.ones((), device="cuda")
-    return lambda: torch._scaled_mm(a, b.T, one, one, out_dtype=torch.bfloat16)
+    product = torch._scaled_mm  # pyright: ignore[reportPrivateUsage, reportPrivateImportUsage]
+    return lambda: product(a, b.T, one, one, out_dtype=torch.bfloat16)
 
 
 def _seconds(time: Time) -> float:

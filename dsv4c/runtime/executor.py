@@ -180,9 +180,7 @@ class Executor:
         views = bound.results[node.name]
         results = tuple(next(states) if view is None else view for view in views)
         if node.impl != REFERENCE:
-            arguments = kernel_arguments(operands, self._packed.get(node.name, ()))
-            made = (view for view in views if view is not None)
-            self._kernels[node.impl](*arguments, *made, *bound.scratch[node.name])
+            self._kernels[node.impl](*self.arguments(node, operands, sizes))
             return results
         found = run_node(node, operands, self.graph.types)
         for view, value in zip(views, found, strict=True):
@@ -190,6 +188,15 @@ class Executor:
                 assert isinstance(value, torch.Tensor)
                 view.copy_(value)
         return results
+
+    def arguments(
+        self, node: Node, operands: Sequence[Operand], sizes: Sizes
+    ) -> list[torch.Tensor]:
+        """What a node's kernel is given: operands as it takes them, results, scratch."""
+        bound = self._views(sizes)
+        given = kernel_arguments(operands, self._packed.get(node.name, ()))
+        made = (view for view in bound.results[node.name] if view is not None)
+        return [*given, *made, *bound.scratch[node.name]]
 
     def _views(self, sizes: Sizes) -> _Bound:
         found = self._bound.get(sizes)

@@ -38,6 +38,9 @@ def main() -> None:
         text = _put(text, f"times {kind}", _times(results, rate))
     text = _put(text, "plan", _plan(json.loads((folder / "gpu_text.json").read_text("utf-8"))))
     text = _put(text, "decode", _decode(json.loads((folder / "decode.json").read_text("utf-8"))))
+    layers = folder / "layers.json"
+    if layers.exists():
+        text = _put(text, "layers", _layers(json.loads(layers.read_text(encoding="utf-8"))))
     steps = {n: json.loads((folder / f"bench_flash_{n}.json").read_text("utf-8")) for n in (1, 64)}
     PAGE.write_text(_put(text, "bench", _bench(steps)), encoding="utf-8")
 
@@ -63,6 +66,28 @@ def _decode(found: Result) -> str:
         ("whole call without a graph, 1 sequence, us", f"{times['eager_us_1']:.0f}"),
     ]
     return "\n".join(["| figure | value |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)])
+
+
+def _layers(found: Result) -> str:
+    """Figures of `scripts/gpu_layers.py`: by kind of node, the worst error / bound in each plan."""
+    worst: dict[str, dict[str, float]] = {}
+    for plan, result in found.items():
+        for one in result["by"].values():
+            ratios = worst.setdefault(one["kind"], {})
+            ratios[plan] = max(ratios.get(plan, 0.0), one["ratio"])
+    lines = [f"| kind | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
+    for kind, ratios in worst.items():
+        cells = [f"{ratios[plan]:.3f}" if plan in ratios else "-" for plan in found]
+        lines.append(f"| `{kind}` | {' | '.join(cells)} |")
+    for name, figure in (
+        ("nodes checked", lambda one: sum(by["nodes"] for by in one["by"].values())),
+        ("beyond the bound", lambda one: sum(len(by["wrong"]) for by in one["by"].values())),
+        ("load, seconds", lambda one: f"{one['seconds']['load']:.1f}"),
+        ("check, seconds", lambda one: f"{one['seconds']['check']:.1f}"),
+        ("peak memory, GB", lambda one: f"{one['peak_gb']:.1f}"),
+    ):
+        lines.append(f"| {name} | {' | '.join(str(figure(one)) for one in found.values())} |")
+    return "\n".join(lines)
 
 
 def _bench(steps: dict[int, Result]) -> str:

@@ -1,0 +1,104 @@
+"""Runs each peer in a child process of its own and collects its rows.
+
+A peer is another implementation: its native library lies in a folder that the user names, which is
+trusted by that choice, or it is a Python package of this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# What a peer needs in the folder: files of vLLM's wheel.
+LIBRARIES = {
+    "flashmla": "_flashmla_C.abi3.so",
+    "insert": "_C_stable_libtorch.abi3.so",
+    "marlin": "_moe_C_stable_libtorch.abi3.so",
+}
+PEERS = tuple(LIBRARIES)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    """One shape, timed on both sides in one process.
+
+    Attributes:
+        peer: name of the other implementation.
+        case: the shape.
+        us: microseconds of the generated kernels; None where nothing was timed.
+        peer_us: of the peer.
+        bytes: the fewest bytes that the work must move.
+        ratio: worst error of the generated kernels over the bound, at most 1 when right.
+        peer_ratio: of the peer, by the same reference and bound.
+        bound: what the errors are held against.
+        note: why a row has no times, or what the two sides do differently.
+    """
+
+    peer: str
+    case: str
+    us: float | None = None
+    peer_us: float | None = None
+    bytes: int = 0
+    ratio: float = 0.0
+    peer_ratio: float = 0.0
+    bound: str = ""
+    note: str = ""
+
+    @property
+    def speedup(self) -> float | None:
+        """Time of the peer over that of the generated kernels."""
+        return self.peer_us / self.us if self.us and self.peer_us else None
+
+
+def compare(
+    folder: Path | None, library: Path, names: Sequence[str] = PEERS, limit: float = 240.0
+) -> list[PeerRow]:
+    """Rows of every peer; one with a note where a library is missing or a child failed.
+
+    Args:
+        folder: where the peers' libraries lie; None where the user named none.
+        library: of generated kernels, as `dsv4c.bench.peers.library` names them.
+        names: of peers.
+        limit: seconds for each peer.
+    """
+    rows: list[PeerRow] = []
+    for name in names:
+        missing = _missing(folder, name)
+        if missing:
+            rows.append(PeerRow(name, "", note=missing))
+        else:
+            rows += _child(name, folder, library, limit)
+    return rows
+
+
+def _missing(folder: Path | None, name: str) -> str:
+    """Why a peer cannot run, or nothing."""
+    file = LIBRARIES.get(name)
+    if file is None:
+        return ""
+    if folder is None:
+        return f"not given: {file}"
+    return "" if (folder / file).is_file() else f"not given: {folder / file}"
+
+
+def _child(name: str, folder: Path | None, library: Path, limit: float) -> list[PeerRow]:
+    command = [sys.executable, "-m", "dsv4c.bench.peers", name, str(library), str(folder or "")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=limit)
+            end = "" if process.returncode == 0 else f"ended with {process.returncode}"
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, err = process.communicate()
+            end = f"stopped after {limit:g} s"
+    rows = [PeerRow(**json.loads(line)) for line in out.splitlines() if line.startswith("{")]
+    if end:
+        last = err.strip().splitlines()[-1:] or ["no message"]
+        rows.append(PeerRow(name, "", note=f"{end}: {last[0]}"))
+    return rows

@@ -1,0 +1,73 @@
+"""The generated kernels that peers are compared with: which, and a library of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsv4c.codegen.kernels import (
+    moe_down,
+    moe_gate_up,
+    qnorm_rope_kv_insert,
+    router,
+    sparse_attention,
+)
+
+if TYPE_CHECKING:
+    from dsv4c.codegen.kernel import KernelParams
+    from dsv4c.runtime.kernels import Kernel
+
+    Kernels = Mapping[str, Kernel]
+else:
+    Kernels = Mapping
+# experts, chosen, hidden, width, scale of the routing weights
+MODELS = {"Flash": (256, 6, 4096, 2048, 1.5), "Pro": (384, 6, 7168, 3072, 2.5)}
+FORMS = ("nvfp4", "fp8_128")
+LIMIT = 10.0
+FAMILIES = {
+    family.KIND: family
+    for family in (sparse_attention, qnorm_rope_kv_insert, router, moe_gate_up, moe_down)
+}
+
+
+def experts(model: str, arch: str) -> tuple[router.Params, moe_gate_up.Params, moe_down.Params]:
+    """Parameters of the three kernels of a layer's experts."""
+    count, top_k, hidden, width, scale = MODELS[model]
+    return (
+        router.choose(count, top_k, hidden, 0, scale, arch),
+        moe_gate_up.choose(count, top_k, hidden, width, *FORMS, LIMIT, arch),
+        moe_down.choose(count, top_k, width, hidden, *FORMS, arch),
+    )
+
+
+def wanted(arch: str) -> list[tuple[str, KernelParams]]:
+    """Kind and parameters of every kernel."""
+    found: list[tuple[str, KernelParams]] = [
+        (sparse_attention.KIND, sparse_attention.choose(heads, "fp8", page, arch))
+        for heads, page in ((64, 32), (128, 32), (64, 1))
+    ]
+    for heads in (64, 128):
+        params = qnorm_rope_kv_insert.choose(heads, "fp8", 128, arch)
+        found.append((qnorm_rope_kv_insert.KIND, params))
+    for model in MODELS:
+        kinds = (router.KIND, moe_gate_up.KIND, moe_down.KIND)
+        found += zip(kinds, experts(model, arch), strict=True)
+    return found
+
+
+def names(arch: str) -> list[str]:
+    """Of every kernel."""
+    return [FAMILIES[kind].kernel_name(params, arch) for kind, params in wanted(arch)]
+
+
+def build(path: Path, arch: str = "sm_90a") -> tuple[str, ...]:
+    """Compile the kernels into one library; needs the compiler, no GPU. Returns their names."""
+    from dsv4c.codegen.build import build_kernels
+    from dsv4c.codegen.link import link_library
+    from dsv4c.codegen.render import render
+
+    entries = build_kernels([render(kind, params, arch) for kind, params in wanted(arch)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    link_library([entry.object for entry in entries], path)
+    return tuple(entry.name for entry in entries)

@@ -1,0 +1,68 @@
+"""Two implementations timed in turns under CUDA graphs, over input sets larger than the L2."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+Call = Callable[[], object]
+S = TypeVar("S")
+# Four times the L2 of an H100.
+_ROTATION = 220_000_000
+_MOST_SETS = 64
+_REPLAYS = 11
+_GRAPH_SECONDS = 2e-3
+
+
+def set_count(set_bytes: int) -> int:
+    """How many input sets to rotate: more than the L2 holds, 2 to 64."""
+    return max(2, min(_MOST_SETS, -(-_ROTATION // max(set_bytes, 1))))
+
+
+def side_by_side(
+    ours: Callable[[S], object], theirs: Callable[[S], object], sets: Sequence[S]
+) -> tuple[float, float]:
+    """Microseconds per call of each side: medians over replays in the order A B B A.
+
+    Args:
+        ours: what is timed, given an input set.
+        theirs: likewise.
+        sets: that calls rotate through; all of them are used in a replay.
+    """
+    graphs = [_graph([partial(side, one) for one in sets]) for side in (ours, theirs)]
+    times: tuple[list[float], list[float]] = ([], [])
+    for turn in range(2 * _REPLAYS):
+        for side in (0, 1) if turn % 2 else (1, 0):
+            graph, count = graphs[side]
+            times[side].append(seconds(graph.replay) * 1e6 / count)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def _graph(calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
+    """A graph of the calls in turn, and how many it holds."""
+    for call in calls:
+        call()
+    once = min(seconds(call) for call in calls[:3])
+    count = int(min(max(_GRAPH_SECONDS / max(once, 2e-6), len(calls)), 400))
+    count = -(-count // len(calls)) * len(calls)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for i in range(count):
+            calls[i % len(calls)]()
+    graph.replay()
+    return graph, count
+
+
+def seconds(call: Call) -> float:
+    """Of one call on the device, by events around it."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    begin.record()
+    call()
+    end.record()
+    torch.cuda.synchronize()
+    return begin.elapsed_time(end) * 1e-3

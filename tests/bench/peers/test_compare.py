@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsv4c.bench.peers import compare
+from dsv4c.bench.peers.compare import LIBRARIES, PEERS, PeerRow
+
+
+def test_no_folder_says_what_was_not_given() -> None:
+    rows = compare.compare(None, Path("none.so"))
+    assert [row.peer for row in rows] == list(PEERS)
+    assert [row.note for row in rows] == [f"not given: {LIBRARIES[name]}" for name in PEERS]
+    assert all(row.us is None and row.speedup is None for row in rows)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    (row,) = compare.compare(tmp_path, tmp_path / "none.so", ["insert"])
+    assert row.note == f"not given: {tmp_path / '_C_stable_libtorch.abi3.so'}"
+
+
+@pytest.mark.parametrize(
+    ("body", "rows"),
+    [
+        (
+            """print('{"peer": "a", "case": "b", "us": 2.0, "peer_us": 3.0}')""",
+            [PeerRow("a", "b", 2.0, 3.0)],
+        ),
+        (
+            """print('{"peer": "a", "case": "b"}', flush=True); raise SystemExit("broken")""",
+            [PeerRow("a", "b"), PeerRow("insert", "", note="ended with 1: broken")],
+        ),
+        (
+            "import time; time.sleep(60)",
+            [PeerRow("insert", "", note="stopped after 0.5 s: no message")],
+        ),
+    ],
+)
+def test_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, rows: list[PeerRow]
+) -> None:
+    program = tmp_path / "child.sh"
+    program.write_text(f"#!/bin/sh\nexec {compare.sys.executable} -c '{_quoted(body)}'\n")
+    program.chmod(0o755)
+    (tmp_path / LIBRARIES["insert"]).touch()
+    monkeypatch.setattr(compare.sys, "executable", str(program))
+    assert compare.compare(tmp_path, tmp_path / "none.so", ["insert"], limit=0.5) == rows
+
+
+def _quoted(body: str) -> str:
+    return body.replace("'", "'\\''")
+
+
+def test_speedup() -> None:
+    assert PeerRow("a", "b", 2.0, 3.0).speedup == 1.5

@@ -310,7 +310,8 @@ def _bounds(
     with e_j = 4 u_f32 (sqrt(512) scale sum|q K_j| + |s_j| + max|s| + 4). The first term of the min
     is certain. The second takes roundings of different rows as independent: they are uniform
     within their limit, so c = 4 is 6.9 standard deviations. A row's slope takes p_j's error with
-    the weight w_j = p_j <v_j, r> / |r|^2, and that of the output's elements with r_d^2 / |r|^2.
+    the weight w_j = p_j <v_j, r> / |r|^2, and that of the output's elements with r_d^2 / |r|^2, or
+    with max|w|: multiples of one row by almost 1 are all rounded the same way.
     """
     finite = torch.where(torch.isfinite(s), s, 0.0).abs()
     v, r = (torch.where(torch.isfinite(t), t, 0.0) for t in (v, out))
@@ -325,9 +326,10 @@ def _bounds(
     bound = BF16_ROUNDING * out.abs() + rounding + scores + sums + least
     weight = p * (r @ v.mT) / r.square().sum(-1, keepdim=True).clamp_min(1e-300)
     share = r.square() / r.square().sum(-1, keepdim=True).clamp_min(1e-300)
-    spread = sum(
+    chance = [
         torch.minimum(w.abs().sum(-1), 4 * w.square().sum(-1).sqrt()) for w in (weight, share)
-    )
+    ]
+    spread = chance[0] + torch.maximum(chance[1], weight.abs().amax(-1).clamp_max(1.0))
     slope = spread * BF16_ROUNDING + 2 * (weight.abs() * e).sum(-1)
     return bound, slope.clamp_min(SLOPE_LIMIT)
 

@@ -81,6 +81,17 @@ def test_a_slope_within_the_element_bound_fails() -> None:
     assert not gate.ok
 
 
+def test_a_slope_may_be_off_by_the_rounding_of_an_element_that_dominates() -> None:
+    y, reference, _ = product()
+    reference[5, 3], y[5, 3] = 900.0, 904.0  # a bf16 step of 4
+    bound = torch.full_like(reference, 5.0)
+    gate = compare("y", y, reference, bound, l2=5e-3)
+    assert gate.slope > 3e-3
+    assert gate.ok
+    y[5] *= 1.02
+    assert not compare("y", y, reference, bound, l2=5e-2).ok
+
+
 def test_a_nan_that_is_expected_passes_and_a_missing_one_fails() -> None:
     y, reference, bound = product()
     reference[2, 2] = torch.nan

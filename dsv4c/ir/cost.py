@@ -1,14 +1,14 @@
 """Cost of nodes and graphs: FLOPs, bytes read, bytes written.
 
 A node reads its tensor and weight operands and writes its tensor results; what it moves of states
-comes from its op's `traffic`. A fused node has its body's FLOPs and state traffic, and its own
-boundary's bytes.
+comes from its op's `traffic`, of a cache at most what its sequences hold. A fused node has its
+body's FLOPs and state traffic, and its own boundary's bytes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dsv4c.ir import ops as _ops
 from dsv4c.ir.graph import Graph, Node
@@ -33,6 +33,23 @@ def graph_cost(graph: Graph, env: Mapping[str, int]) -> Cost:
     return sum((node_cost(node, graph.types, env) for node in graph.nodes), Cost())
 
 
+def region_cost(graph: Graph, nodes: Sequence[Node], env: Mapping[str, int]) -> Cost:
+    """Cost of consecutive nodes as if they were one: what passes between them moves nothing."""
+    made = {value for node in nodes for value in node.outputs}
+    names = {node.name for node in nodes}
+    taken = dict.fromkeys(value for node in nodes for value in node.inputs if value not in made)
+    given = [
+        value
+        for value in made
+        if value in graph.outputs
+        or any(user.name not in names for user in graph.consumers.get(value, ()))
+    ]
+    work = [_work(node, graph.types, env) for node in nodes if node.op != "view"]
+    read = sum(_bytes(graph.types[value], env) for value in taken)
+    write = sum(_bytes(graph.types[value], env) for value in given)
+    return Cost(sum(flops for flops, _ in work), read + sum(traffic for _, traffic in work), write)
+
+
 def _bytes(type_: Type, env: Mapping[str, int]) -> int:
     return type_.nbytes(env) if isinstance(type_, TensorType | WeightType) else 0
 
@@ -48,9 +65,17 @@ def _work(node: Node, types: Mapping[str, Type], env: Mapping[str, int]) -> tupl
     for name, dim in bind_operands(spec, operands, attrs).items():
         parts = dim if isinstance(dim, tuple) else (dim,)
         dims[name] = math.prod(evaluate(part, env) for part in parts)
+    held = math.inf
     for type_ in operands:
         if isinstance(type_, CacheType):
             dims["entry_bytes"] = type_.layout.entry_bytes
+            held = _held(type_, env)
         if isinstance(type_, WeightType):
             dims["weight_bytes"] = type_.nbytes(env)
-    return spec.flops(dims, attrs), spec.traffic(dims, attrs)
+    return spec.flops(dims, attrs), min(spec.traffic(dims, attrs), held)
+
+
+def _held(type_: CacheType, env: Mapping[str, int]) -> float:
+    """Bytes of a cache that the S sequences of a step, of P pages each, can read or write."""
+    entries = type_.ring or env.get("P", math.inf) * type_.layout.page
+    return env.get("S", math.inf) * entries * type_.layout.entry_bytes

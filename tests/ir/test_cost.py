@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dsv4c.ir.cache import CacheLayout
-from dsv4c.ir.cost import graph_cost, node_cost
+from dsv4c.ir.cost import graph_cost, node_cost, region_cost
 from dsv4c.ir.graph import Attr, Graph, Node
 from dsv4c.ir.op import Cost, infer
 from dsv4c.ir.text import parse
@@ -178,3 +178,38 @@ def test_a_value_read_twice_by_a_node_is_counted_once() -> None:
     node = Node("concat", ("a", "a"), ("y",))
     graph = Graph("twice", "model", ("a",), (node,), ("y",), types)
     assert graph_cost(graph, ENV) == Cost(0, 64, 128)
+
+
+def test_a_cache_is_read_once_however_many_tokens_look_at_it() -> None:
+    """4,096 tokens of 8 sequences of 2 pages: 64 entries of 584 bytes each, not 640 a token."""
+    types: dict[str, Type] = {"c": KV, "i": TensorType("i32", (T, 640)), "y": x(640, 512)}
+    node = Node("gather_rows", ("c", "i"), ("y",), {"width": 512})
+    env = {"T": 4096, "S": 8, "P": 2, "R": 8}
+    read = node_cost(node, types, env).read - 4096 * 640 * 4
+    assert read == 8 * 2 * 32 * 584
+    assert node_cost(node, types, {**env, "T": 1}).read - 640 * 4 == 8 * 2 * 32 * 584
+    assert node_cost(node, types, {**env, "T": 1, "P": 64}).read - 640 * 4 == 640 * 584
+
+
+REGION = """\
+graph "two" stage(model) {
+  in %y: bf16[T, 64]
+  in %w: weight<bf16>[32, 64]
+  in %z: weight<bf16>[16, 32]
+  %a: bf16[T, 32] = linear(%y, %w)
+  %b: bf16[T, 16] = linear(%a, %z)
+  %c: bf16[T, 16] = linear(%a, %z)
+  return %b, %c
+}
+"""
+
+
+def test_a_region_moves_what_crosses_its_boundary() -> None:
+    graph, env = parse(REGION), {"T": 10}
+    weights = 2 * (32 * 64 + 16 * 32)
+    whole = region_cost(graph, graph.nodes, env)
+    assert whole == Cost(graph_cost(graph, env).flops, 10 * 64 * 2 + weights, 2 * 10 * 16 * 2)
+    first = region_cost(graph, graph.nodes[:2], env)
+    assert first.read == 10 * 64 * 2 + weights
+    assert first.write == 10 * 32 * 2 + 10 * 16 * 2
+    assert region_cost(graph, graph.nodes[1:2], env) == node_cost(graph.nodes[1], graph.types, env)

@@ -162,7 +162,11 @@ class Plan:
         return plan
 
     def session(
-        self, max_sequences: int = 8, max_tokens: int = 2048, poison: int | None = None
+        self,
+        max_sequences: int = 8,
+        max_tokens: int = 2048,
+        poison: int | None = None,
+        max_rows: int | None = None,
     ) -> Session:
         """A session with room for `max_sequences` sequences of `max_tokens` tokens each.
 
@@ -170,13 +174,14 @@ class Plan:
             max_sequences: slots.
             max_tokens: context limit of one sequence.
             poison: for tests, see `dsv4c.runtime.session.Session`.
+            max_rows: tokens of one step over several sequences.
 
         Raises:
             DsvError: see `dsv4c.runtime.session.Session`.
         """
         from dsv4c.runtime.session import Session
 
-        return Session(self, max_sequences, max_tokens, poison)
+        return Session(self, max_sequences, max_tokens, poison, max_rows)
 
 
 def load_plan(path: str | Path) -> Plan:

@@ -130,6 +130,26 @@ def _written(before: State, after: State) -> tuple[torch.Tensor, torch.Tensor]:
     return layout.gather(after.buffer, changed[:, None] * layout.page + entries), changed
 
 
+def guard_step(session: Session, batch: Sequence[Rows], step: int = 1) -> Finding | None:
+    """Run a step; its first value that is not finite, or None. What follows it is not run.
+
+    Args:
+        session: with the sequences of the rows.
+        batch: rows of several sequences.
+        step: its number, for the finding.
+
+    Raises:
+        DsvError: as `Session.step`.
+    """
+    inputs = session.prepare(batch)
+    try:
+        with torch.inference_mode():
+            session.executor.step(inputs, _Guard(session.executor.graph.types, inputs, step))
+    except _Found as found:
+        return found.finding
+    return None
+
+
 def guard(session: Session, ids: Sequence[int]) -> Finding | None:
     """Prefill all but the last id, decode the last; the first value that is not finite, or None.
 
@@ -137,17 +157,13 @@ def guard(session: Session, ids: Sequence[int]) -> Finding | None:
         DsvError: as `Session.prefill`.
     """
     slot = session.open()
-    types = session.executor.graph.types
     try:
         cuts = [*range(0, len(ids) - 1, session.chunk), len(ids) - 1]
         for step, first in enumerate(cuts, 1):
-            end = cuts[step] if step < len(cuts) else len(ids)
-            inputs = session.prepare([Rows(slot, first, list(ids[first:end]), end - first)])
-            try:
-                with torch.inference_mode():
-                    session.executor.step(inputs, _Guard(types, inputs, step))
-            except _Found as found:
-                return found.finding
+            part = list(ids[first : cuts[step] if step < len(cuts) else len(ids)])
+            found = guard_step(session, [Rows(slot, first, part, len(part))], step)
+            if found is not None:
+                return found
     finally:
         session.close(slot)
     return None

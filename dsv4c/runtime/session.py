@@ -27,6 +27,8 @@ class Session:
         max_sequences: slots.
         max_tokens: context limit of one sequence, prompt and new tokens together.
         poison: a byte that scratch memory is filled with before each step, for tests.
+        max_rows: tokens of one step over several sequences, if more than the plan's chunk and one
+            for each sequence.
 
     Raises:
         DsvError: DSV101 on limits below 1, DSV242 beyond the model's context, DSV602 if weights,
@@ -39,8 +41,11 @@ class Session:
         max_sequences: int = 8,
         max_tokens: int = 2048,
         poison: int | None = None,
+        max_rows: int | None = None,
     ) -> None:
-        for name, value in (("max_sequences", max_sequences), ("max_tokens", max_tokens)):
+        limits = {"max_sequences": max_sequences, "max_tokens": max_tokens}
+        limits |= {} if max_rows is None else {"max_rows": max_rows}
+        for name, value in limits.items():
             if value < 1:
                 raise DsvError(
                     "DSV101", f"{name} is out of range", expected="at least 1", found=str(value)
@@ -58,7 +63,7 @@ class Session:
         self.chunk = plan.manifest.options.chunk
         self.device = plan.device()
         rows, pages = max(self.chunk, max_sequences), pages_for(max_tokens)
-        most = Sizes(rows, rows, max_sequences, pages)
+        most = Sizes(max(rows, max_rows or 0), rows, max_sequences, pages)
         self.executor: Executor = plan.executor(most, 1 + max_sequences * pages)
         self.slots = SlotTable(max_sequences, max_tokens)
         self._sampling = [GREEDY] * max_sequences
@@ -204,7 +209,7 @@ class Session:
             f32 [wanted rows, vocab], on the CPU.
 
         Raises:
-            DsvError: DSV101 if they are more rows than the arena has room for.
+            DsvError: DSV101 if they are more rows, or more rows of logits, than the arena holds.
         """
         return self._step(batch).logits.to("cpu", copy=True)
 
@@ -215,16 +220,18 @@ class Session:
 
     def prepare(self, batch: Sequence[Rows]) -> Mapping[str, torch.Tensor]:
         """The inputs of a step, not padded; the slots grow by their rows. Raises as `step`."""
-        tokens, most = sum(len(rows.ids) for rows in batch), self.executor.most
-        if tokens > most.T:
+        most = self.executor.most
+        tokens, wanted = sum(len(rows.ids) for rows in batch), sum(rows.logits for rows in batch)
+        if tokens > most.T or wanted > most.R:
             raise DsvError(
                 "DSV101",
                 "a step has more rows than the session has room for",
-                expected=f"at most {most.T}",
-                found=str(tokens),
+                expected=f"at most {most.T}, logits of at most {most.R}",
+                found=f"{tokens}, logits of {wanted}",
+                hint="open the session with a larger max_rows" if tokens > most.T else "",
             )
         pages = bucket(max(self._grow(batch), LEAST_PAGES), most.P)
-        sizes = Sizes(tokens, sum(rows.logits for rows in batch), most.S, pages)
+        sizes = Sizes(tokens, wanted, most.S, pages)
         self.decoder.wait()
         self.executor.inputs.stage(sizes, columns(batch), self.slots.block_table)
         if self._poison is not None:

@@ -12,11 +12,10 @@ import argparse
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,50 +24,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "runtime")]
 
+import isolation  # noqa: E402
+from sessions import LENGTHS, eager, filled, same, states, steps, tokens  # noqa: E402
+
 from dsv4c.plan.plan import Plan, load_plan  # noqa: E402
 from dsv4c.runtime.batch import Rows  # noqa: E402
 from dsv4c.runtime.decode import Decoder  # noqa: E402
 from dsv4c.runtime.session import Session  # noqa: E402
-
-LENGTHS = (3, 127, 130, 250, 40)
-
-
-def tokens(plan: Plan, count: int, seed: int) -> list[int]:
-    draw = random.Random(seed)
-    return [draw.randrange(plan.manifest.model.vocab_size) for _ in range(count)]
-
-
-def filled(plan: Plan, lengths: Sequence[int], poison: int | None = None) -> Session:
-    """A session with sequences of these lengths in slots 0, 1, ..."""
-    session = plan.session(max_sequences=8, max_tokens=2048, poison=poison)
-    for seed, length in enumerate(lengths):
-        session.prefill(session.open(), tokens(plan, length, seed))
-    return session
-
-
-def eager(session: Session) -> Session:
-    """The same session without its graphs."""
-    session.decoder._graphs.clear()  # pyright: ignore[reportPrivateUsage]
-    return session
-
-
-def steps(session: Session, count: int = 4) -> torch.Tensor:
-    """Logits of decode steps of every open slot, [steps, slots, vocab]."""
-    slots = sorted(session.slots.lengths)
-    made = [session.decode(slots, [7 * i + slot for slot in slots]) for i in range(count)]
-    return torch.stack(made)
-
-
-def states(session: Session) -> dict[str, torch.Tensor]:
-    """All states but the null page, as bytes."""
-    return {
-        name: one.buffer[getattr(one.type, "ring", 1) == 0 :].clone()
-        for name, one in session.executor.states.items()
-    }
-
-
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return torch.equal(a.contiguous().view(torch.uint8), b.contiguous().view(torch.uint8))
 
 
 def every_bucket_is_captured(plan: Plan) -> dict[str, Any]:
@@ -110,7 +72,7 @@ def alone_equals_batch(plan: Plan) -> dict[str, Any]:
                 session.close(other)
         alone = torch.stack([session.decode([slot], [7 * i + slot]) for i in range(4)])[:, 0]
         found[f"slot {slot}"] = float((alone - together[:, slot]).abs().max())
-    found["bit_equal"] = all(one == 0 for one in found.values())
+    assert all(one == 0 for one in found.values()), found
     return found
 
 
@@ -244,6 +206,7 @@ CHECKS: tuple[Callable[[Plan], dict[str, Any]], ...] = (
     a_step_does_nothing_else,
     only_references_do_more,
     alone_equals_batch,
+    *isolation.CHECKS,
     times,
 )
 

@@ -8,6 +8,7 @@ import drive
 import pytest
 import torch
 
+from dsv4c.errors import DsvError
 from dsv4c.plan.plan import Plan
 from dsv4c.runtime.batch import Rows
 from dsv4c.runtime.session import Session
@@ -72,6 +73,23 @@ def test_ragged_step_in_the_middle_of_sequences(plan: Plan, tokens: Tokens) -> N
     assert_close(got[1], wanted[1][139:])
     assert_close(got[2], wanted[2][126:])
     assert [session.length(slot) for slot in (a, b, c)] == [200, 140, 9]
+
+
+def test_a_step_of_more_rows_than_a_chunk(plan: Plan, tokens: Tokens) -> None:
+    sequences = [tokens(400, seed) for seed in range(2)]
+    session = plan.session(max_sequences=2, max_tokens=500, max_rows=800)
+    assert session.executor.graph.step == {"T": 800, "R": 512, "S": 2, "P": 4}
+    batch = [Rows(session.open(), 0, ids, 200) for ids in sequences]
+    for ids, got in zip(sequences, session.step(batch).split(200), strict=True):
+        assert_close(got, drive.in_parts(plan, ids, [400])[200:])
+    for batch in (
+        [Rows(0, 400, [1] * 801, 1)],
+        [Rows(slot, 400, [1] * 300, 300) for slot in (0, 1)],
+    ):
+        with pytest.raises(DsvError, match="DSV101") as caught:
+            session.step(batch)
+        assert caught.value.expected == "at most 800, logits of at most 512"
+    assert [session.length(slot) for slot in (0, 1)] == [400, 400]
 
 
 @pytest.mark.parametrize("kv_cache", ["f32", "bf16", "fp8"])

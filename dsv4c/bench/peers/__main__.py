@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dsv4c.bench.peers.compare import PEERS
-from dsv4c.bench.peers.library import build, names
+from dsv4c.bench.peers.library import build, load
 
 
 def main() -> None:
@@ -23,11 +23,8 @@ def main() -> None:
         print("\n".join(build(Path(library))))
         return
     assert name in PEERS, f"{name} is none of {', '.join(PEERS)}"
-    from dsv4c.runtime.kernels import KernelLibrary
-
-    kernels = KernelLibrary(Path(library), names("sm_90a"))
     module = import_module(f"dsv4c.bench.peers.{name}")
-    for row in module.rows(Path(*folder), kernels):
+    for row in module.rows(Path(*folder), load(Path(library))):
         print(json.dumps(dataclasses.asdict(row)), flush=True)
 
 

@@ -54,6 +54,11 @@ class PeerRow:
         return self.peer_us / self.us if self.us and self.peer_us else None
 
 
+def missing(peer: str, kernel: str) -> PeerRow:
+    """A row for a kernel that the library lacks."""
+    return PeerRow(peer, "", note=f"not in the library: {kernel}")
+
+
 def compare(
     folder: Path | None, library: Path, names: Sequence[str] = PEERS, limit: float = 240.0
 ) -> list[PeerRow]:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from dsv4c.bench.peers.compare import LIBRARIES, PeerRow
+from dsv4c.bench.peers.compare import LIBRARIES, PeerRow, missing
 from dsv4c.bench.peers.library import Kernels
-from dsv4c.bench.peers.side_by_side import set_count, side_by_side
+from dsv4c.bench.peers.side_by_side import side_by_side
+from dsv4c.bench.timing import set_count
 from dsv4c.codegen.kernels import sparse_attention as family
 
 PAGE, STRIDE = 64, 37_440
@@ -50,7 +51,10 @@ def rows(folder: Path, kernels: Kernels) -> Iterator[PeerRow]:
     near, far = (_entries(count, make) for count in (WINDOWS * WINDOW, ENTRIES))
     for shape in SHAPES:
         params = family.choose(shape.heads, "fp8", shape.page, "sm_90a")
-        kernel = kernels[family.kernel_name(params, "sm_90a")]
+        kernel = kernels.get(name := family.kernel_name(params, "sm_90a"))
+        if kernel is None:
+            yield missing("FlashMLA", name)
+            continue
         sink = torch.randn(shape.heads, generator=make, device="cuda")
         ours = _paged(near, WINDOW), _paged(far, shape.page)
         theirs = _viewed(near), _viewed(far)

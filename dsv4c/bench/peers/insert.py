@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from dsv4c.bench.peers.compare import LIBRARIES, PeerRow
+from dsv4c.bench.peers.compare import LIBRARIES, PeerRow, missing
 from dsv4c.bench.peers.library import Kernels
-from dsv4c.bench.peers.side_by_side import set_count, side_by_side
+from dsv4c.bench.peers.side_by_side import side_by_side
+from dsv4c.bench.timing import set_count
 from dsv4c.codegen.kernels import qnorm_rope_kv_insert as family
 
 DIM, NOPE, ENTRY, EPS = 512, 448, 576, 1e-6
@@ -54,7 +55,10 @@ def rows(folder: Path, kernels: Kernels) -> Iterator[PeerRow]:
     norm = torch.ones(DIM, dtype=torch.bfloat16, device="cuda")
     for heads in HEADS:
         params = family.choose(heads, "fp8", OUR_PAGE, "sm_90a")
-        kernel = kernels[family.kernel_name(params, "sm_90a")]
+        kernel = kernels.get(name := family.kernel_name(params, "sm_90a"))
+        if kernel is None:
+            yield missing("vLLM insert", name)
+            continue
         mine, peer = _ours(kernel, norm), _theirs(heads, table)
         for tokens in TOKENS:
             moved = tokens * (2 * heads * DIM * 2 + DIM * 2 + 584 + 256 + 4)
@@ -153,11 +157,7 @@ def _check(given: Inputs, ours: torch.Tensor, theirs: torch.Tensor) -> float:
     mine, peer = _entries(given.ours, OUR_PAGE, slot), _entries(given.theirs, PEER_PAGE, slot)
     if not (torch.equal(mine[0], peer[0]) and torch.equal(mine[2], peer[2])):
         return math.inf
-    return max(
-        _apart(mine[1], peer[1]),
-        _apart(ours[..., NOPE:], theirs[..., NOPE:]),
-        _apart(ours[..., :NOPE], theirs[..., :NOPE]),
-    )
+    return max(_apart(mine[1], peer[1]), _apart(ours, theirs))
 
 
 def _apart(one: torch.Tensor, other: torch.Tensor) -> float:

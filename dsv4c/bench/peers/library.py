@@ -25,6 +25,7 @@ else:
 MODELS = {"Flash": (256, 6, 4096, 2048, 1.5), "Pro": (384, 6, 7168, 3072, 2.5)}
 FORMS = ("nvfp4", "fp8_128")
 LIMIT = 10.0
+KINDS = (router.KIND, moe_gate_up.KIND, moe_down.KIND)
 FAMILIES = {
     family.KIND: family
     for family in (sparse_attention, qnorm_rope_kv_insert, router, moe_gate_up, moe_down)
@@ -51,14 +52,28 @@ def wanted(arch: str) -> list[tuple[str, KernelParams]]:
         params = qnorm_rope_kv_insert.choose(heads, "fp8", 128, arch)
         found.append((qnorm_rope_kv_insert.KIND, params))
     for model in MODELS:
-        kinds = (router.KIND, moe_gate_up.KIND, moe_down.KIND)
-        found += zip(kinds, experts(model, arch), strict=True)
+        found += zip(KINDS, experts(model, arch), strict=True)
     return found
 
 
 def names(arch: str) -> list[str]:
     """Of every kernel."""
     return [FAMILIES[kind].kernel_name(params, arch) for kind, params in wanted(arch)]
+
+
+def load(path: Path, arch: str = "sm_90a") -> Kernels:
+    """Those of the kernels that a library has; a plan's has some."""
+    from dsv4c.errors import DsvError
+    from dsv4c.runtime.kernels import KernelLibrary
+
+    found: dict[str, Kernel] = {}
+    for name in names(arch):
+        try:
+            found[name] = KernelLibrary(path, [name])[name]
+        except DsvError as error:
+            if error.expected != name:
+                raise
+    return found
 
 
 def build(path: Path, arch: str = "sm_90a") -> tuple[str, ...]:

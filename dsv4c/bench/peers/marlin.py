@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from dsv4c.bench.peers import marlin_weights
-from dsv4c.bench.peers.compare import LIBRARIES, PeerRow
-from dsv4c.bench.peers.library import LIMIT, MODELS, Kernels, experts
+from dsv4c.bench.peers.compare import LIBRARIES, PeerRow, missing
+from dsv4c.bench.peers.library import FAMILIES, KINDS, LIMIT, MODELS, Kernels, experts
 from dsv4c.bench.peers.side_by_side import side_by_side
-from dsv4c.codegen.kernels import _moe, moe_down, moe_gate_up, router
+from dsv4c.codegen.kernels import _moe, moe_down, router
 from dsv4c.codegen.packing import packing
 from dsv4c.ir.weight_codecs import dequantize
 
@@ -50,6 +50,10 @@ def rows(folder: Path, kernels: Kernels) -> Iterator[PeerRow]:
     """Every model and number of tokens."""
     torch.ops.load_library(str(folder / LIBRARIES["marlin"]))
     for model in MODELS:
+        absent = [name for name in kernel_names(model) if name not in kernels]
+        if absent:
+            yield missing("Marlin", absent[0])
+            continue
         make = torch.Generator("cuda").manual_seed(0)
         weights = _draw(model, make)
         ours, theirs = _Ours(model, weights, kernels, make), _Marlin(model, weights)
@@ -64,7 +68,7 @@ def rows(folder: Path, kernels: Kernels) -> Iterator[PeerRow]:
             case = f"{model}, B = {tokens}"
             note = f"{touched:.0f} experts touched"
             yield PeerRow("Marlin", case, *us, moved, *ratios, BOUND, note)
-        del weights, ours, theirs, steps, sets
+        del weights, ours, theirs
         torch.cuda.empty_cache()
 
 
@@ -87,6 +91,14 @@ def _draw(model: str, make: torch.Generator) -> Weights:
     return Weights(matrices(2 * width, hidden), matrices(hidden, width))
 
 
+def kernel_names(model: str) -> list[str]:
+    """Of router, gate and up, down."""
+    params = experts(model, "sm_90a")
+    return [
+        FAMILIES[kind].kernel_name(one, "sm_90a") for kind, one in zip(KINDS, params, strict=True)
+    ]
+
+
 class _Ours:
     """The three kernels of a layer's experts, with packed weights."""
 
@@ -95,9 +107,7 @@ class _Ours:
     ) -> None:
         self.dims = count, _, hidden, width, _ = MODELS[model]
         self.params = experts(model, "sm_90a")
-        families = (router, moe_gate_up, moe_down)
-        names = [f.kernel_name(p, "sm_90a") for f, p in zip(families, self.params, strict=True)]  # pyright: ignore
-        self.kernels = [kernels[name] for name in names]
+        self.kernels = [kernels[name] for name in kernel_names(model)]
         gate = torch.randn(count, hidden, generator=make, device="cuda")
         self.gate = (gate * (2 / math.sqrt(hidden))).bfloat16()
         self.bias = 8.08 + 0.1 * torch.randn(count, generator=make, device="cuda")

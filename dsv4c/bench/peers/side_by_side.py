@@ -9,18 +9,12 @@ from typing import TypeVar
 
 import torch
 
-Call = Callable[[], object]
+from dsv4c.bench.timing import Call
+
 S = TypeVar("S")
-# Four times the L2 of an H100.
-_ROTATION = 220_000_000
-_MOST_SETS = 64
 _REPLAYS = 11
 _GRAPH_SECONDS = 2e-3
-
-
-def set_count(set_bytes: int) -> int:
-    """How many input sets to rotate: more than the L2 holds, 2 to 64."""
-    return max(2, min(_MOST_SETS, -(-_ROTATION // max(set_bytes, 1))))
+_MOST_CALLS = 400
 
 
 def side_by_side(
@@ -29,11 +23,12 @@ def side_by_side(
     """Microseconds per call of each side: medians over replays in the order A B B A.
 
     Args:
-        ours: what is timed, given an input set.
+        ours: what is timed, given an input set; results that it returns rotate through as much
+            memory as the sets.
         theirs: likewise.
         sets: that calls rotate through; all of them are used in a replay.
     """
-    graphs = [_graph([partial(side, one) for one in sets]) for side in (ours, theirs)]
+    graphs = [captured([partial(side, one) for one in sets]) for side in (ours, theirs)]
     times: tuple[list[float], list[float]] = ([], [])
     for turn in range(2 * _REPLAYS):
         for side in (0, 1) if turn % 2 else (1, 0):
@@ -42,17 +37,19 @@ def side_by_side(
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def _graph(calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
-    """A graph of the calls in turn, and how many it holds."""
+def captured(calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
+    """A graph of the calls in turn for about 2 ms, and how many it holds."""
     for call in calls:
         call()
     once = min(seconds(call) for call in calls[:3])
-    count = int(min(max(_GRAPH_SECONDS / max(once, 2e-6), len(calls)), 400))
+    count = int(min(max(_GRAPH_SECONDS / max(once, 2e-6), len(calls)), _MOST_CALLS))
     count = -(-count // len(calls)) * len(calls)
     graph = torch.cuda.CUDAGraph()
+    # Results are held for one round: each set's results have memory of their own.
+    held: list[object] = [None] * len(calls)
     with torch.cuda.graph(graph):
         for i in range(count):
-            calls[i % len(calls)]()
+            held[i % len(calls)] = calls[i % len(calls)]()
     graph.replay()
     return graph, count
 

@@ -139,10 +139,17 @@ DEBUG = Setting(
     _switch,
     lambda: False,
 )
+PDL = Setting(
+    "DSV4C_PDL",
+    "0 or 1",
+    "whether a kernel may begin while the one before it ends; read by compiled kernels, for timing",
+    _switch,
+    lambda: True,
+)
 
 AnySetting: TypeAlias = Setting[Path] | Setting[int] | Setting[bool] | Setting[dict[str, str]]
 
-SETTINGS: tuple[AnySetting, ...] = (CACHE_DIR, JOBS, FROZEN, LOG, DEBUG)
+SETTINGS: tuple[AnySetting, ...] = (CACHE_DIR, JOBS, FROZEN, LOG, DEBUG, PDL)
 
 
 def cache_dir(flag: Path | None = None) -> Path:

@@ -41,6 +41,7 @@ def link_library(objects: Sequence[Path], out: Path) -> None:
         command: list[str | Path] = [compiler, "-O2", "-fPIC", "-shared", "-o", made]
         command += [*sorted(objects, key=lambda path: path.parent.name), shim, *parts]
         command += [f"-Wl,--version-script={visible}", "-Wl,--gc-sections", "-Wl,--strip-all"]
+        command += ["-Wl,--wrap=cudaLaunchKernelExC"]
         # Undefined symbols are errors here, not at load time.
         command += ["-Wl,--build-id=none", "-Wl,-z,defs", "-ldl", "-lrt", "-lpthread", "-lc"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -3,6 +3,8 @@
  * libtvm_ffi.so and the driver. The signatures are those of CuteDSLRuntime.h in the DSL's wheel. */
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 typedef void (*raise_parts)(const char *kind, const char **parts, int32_t count);
 
@@ -15,6 +17,39 @@ void CuteDSLRT_TVMFFISetRaisedCudaError(raise_parts raise, int32_t code) {
   snprintf(number, sizeof number, " (%d): ", (int)code);
   const char *parts[] = {"CUDA error ", cudaGetErrorName(code), number, cudaGetErrorString(code)};
   raise("RuntimeError", parts, 4);
+}
+
+/* cudaLaunchConfig_t and cudaLaunchAttribute of driver_types.h. */
+typedef struct {
+  uint32_t id, pad;
+  uint64_t value[8];
+} launch_attribute;
+typedef struct {
+  uint32_t grid[3], block[3];
+  size_t smem;
+  void *stream;
+  launch_attribute *attributes;
+  uint32_t count;
+} launch_config;
+
+enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6, MOST_ATTRIBUTES = 16 };
+
+extern int __real_cudaLaunchKernelExC(const launch_config *config, const void *kernel, void **arguments);
+
+/* Every launch of a library goes through this one (ld --wrap). With DSV4C_PDL=0 a kernel begins when
+ * the one before it has ended; griddepcontrol then does nothing. */
+int __wrap_cudaLaunchKernelExC(const launch_config *config, const void *kernel, void **arguments) {
+  const char *pdl = getenv("DSV4C_PDL");
+  if (pdl == NULL || strcmp(pdl, "0") != 0 || config->count > MOST_ATTRIBUTES)
+    return __real_cudaLaunchKernelExC(config, kernel, arguments);
+  launch_attribute kept[MOST_ATTRIBUTES];
+  launch_config plain = *config;
+  plain.attributes = kept;
+  plain.count = 0;
+  for (uint32_t i = 0; i < config->count; i++)
+    if (config->attributes[i].id != PROGRAMMATIC_STREAM_SERIALIZATION)
+      kept[plain.count++] = config->attributes[i];
+  return __real_cudaLaunchKernelExC(&plain, kernel, arguments);
 }
 
 /* Only objects compiled with the debug launch check call this one. */

@@ -4,41 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
 import torch
 
-from dsv4c.bench.timing import Call, Time, time_calls
+from dsv4c.bench.results import Card, Time
+from dsv4c.bench.timing import Call, time_calls
 
 _COPIED = 1 << 30
 _SIDE = 8192
-
-
-class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A GPU and its measured limits.
-
-    Attributes:
-        name: of the device.
-        torch: version that made the products.
-        l2: bytes of the L2 cache.
-        copy: bytes per second, read plus written, of a copy of 1 GiB (2 GiB in all).
-        bf16: FLOP/s of a bf16 product of 8192 x 8192 x 8192 on random data.
-        fp8: the same of e4m3 operands with one scale each; None where torch has no such product.
-    """
-
-    name: str
-    torch: str
-    l2: int
-    copy: float
-    bf16: float
-    fp8: float | None
-
-    def floor_us(self, moved: float, flops: float) -> float:
-        """Microseconds that no kernel beats: bytes at the copy rate, or FLOPs at that of bf16."""
-        return 1e6 * max(moved / self.copy, flops / self.bf16)
-
-    def bound(self, moved: float, flops: float) -> str:
-        """Which of the two it is: `memory` or `arithmetic`."""
-        return "memory" if moved / self.copy >= flops / self.bf16 else "arithmetic"
 
 
 def measure_card() -> Card:

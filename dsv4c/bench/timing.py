@@ -6,8 +6,9 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 
-import msgspec
 import torch
+
+from dsv4c.bench.results import Time
 
 Call = Callable[[], object]
 
@@ -17,20 +18,6 @@ ROTATED = 220_000_000
 MOST_SETS = 64
 _SECONDS = 3e-3
 _MOST_CALLS = 400
-
-
-class Time(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Microseconds of one call: the median of the replays, and their quartiles."""
-
-    us: float
-    low: float
-    high: float
-
-    def __sub__(self, other: Time) -> Time:
-        """What one takes longer than the other; the spreads add up."""
-        us = self.us - other.us
-        below = math.hypot(self.us - self.low, other.high - other.us)
-        return Time(us, us - below, us + math.hypot(self.high - self.us, other.us - other.low))
 
 
 def set_count(moved: float) -> int:
@@ -57,6 +44,21 @@ def time_replays(replay: Call, count: int = 1, replays: int = REPLAYS) -> Time:
     """Microseconds of one of the `count` calls that `replay` makes."""
     replay()
     return spread([_seconds(replay) * 1e6 / count for _ in range(replays)])
+
+
+def replay_rounds(replays: Sequence[Call], rounds: int) -> list[list[float]]:
+    """Microseconds of each replay in several rounds, in each of which all run in turn."""
+    found: list[list[float]] = [[] for _ in replays]
+    for _ in range(rounds):
+        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in replays]
+        for replay, (begin, end) in zip(replays, events, strict=True):
+            begin.record()
+            replay()
+            end.record()
+        torch.cuda.synchronize()
+        for times, (begin, end) in zip(found, events, strict=True):
+            times.append(begin.elapsed_time(end) * 1e3)
+    return found
 
 
 def spread(values: Sequence[float]) -> Time:

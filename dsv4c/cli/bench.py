@@ -2,69 +2,138 @@
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from dsv4c.cli.benched import print_bench
 from dsv4c.cli.options import debug_option, json_option
-from dsv4c.cli.render import emit_json, pairs, table
+from dsv4c.cli.progress import progress
+from dsv4c.cli.random_model import random_options
+from dsv4c.cli.render import emit_json
+
+if TYPE_CHECKING:
+    from dsv4c.bench.run import Progress
+    from dsv4c.plan.plan import Plan
+
+_RANDOM = ("layers", "seed", "experts", "attention")
+
+
+class _Counts(click.ParamType[list[int]]):
+    name = "1,8,64"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        try:
+            counts = [int(number) for number in str(value).split(",")]
+        except ValueError:
+            counts = []
+        if not counts or min(counts) < 1:
+            self.fail(f"{value!r} is not a list of positive numbers such as 1,8,64", param, ctx)
+        return counts
+
+
+_OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("bench")
-@click.argument("plan", type=click.Path(path_type=Path))
+@click.argument("plan", metavar="PLAN|CONFIG")
 @click.option(
-    "--sequences",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    help="Sequences of the step.",
+    "--sequences", type=_Counts(), default="1", show_default=True, help="Of the decode steps."
 )
 @click.option(
     "--context",
     type=click.IntRange(1),
-    default=512,
+    default=4095,
     show_default=True,
-    help="Tokens that each sequence holds before it.",
+    help="Tokens that each sequence holds before a decode step.",
+)
+@click.option("--prefill", type=click.IntRange(1), metavar="T", help="Time a step of T tokens too.")
+@random_options
+@click.option(
+    "--peers",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="Time other implementations too, whose libraries are here.",
+)
+@click.option("--out", type=_OUTPUT, metavar="FILE", help="Write the JSON document here too.")
+@click.option("--svg", type=_OUTPUT, metavar="FILE", help="Write a roofline picture here.")
+@click.option(
+    "--compare",
+    "old",
+    type=_OUTPUT,
+    metavar="OLD.json",
+    help="Show the ratios to an earlier run's document.",
 )
 @json_option
 @debug_option
-def command(plan: Path, sequences: int, context: int, as_json: bool) -> None:
-    """Time every kernel of one decode step of PLAN on this machine's GPU.
+@click.pass_context
+def command(
+    ctx: click.Context,
+    plan: str,
+    sequences: list[int],
+    context: int,
+    prefill: int | None,
+    layers: list[int] | None,
+    seed: int,
+    experts: str,
+    attention: str,
+    peers: Path | None,
+    out: Path | None,
+    svg: Path | None,
+    old: Path | None,
+    as_json: bool,
+) -> None:
+    """Time every kernel and layer of PLAN on this machine's GPU.
 
-    Each is replayed from a CUDA graph with the operands of a real step. Its share is that of the
-    rate at which the GPU copies memory, for the bytes that its nodes must move.
+    Caches and token ids are random. Instead of a plan, CONFIG is flash, pro or a config.json: a plan
+    of one layer of each kind with random weights is compiled for the run. The card is measured
+    first; the floor of a kernel is the larger of its bytes at the copy rate and its FLOPs at the
+    rate of large bf16 products.
     """
-    from dataclasses import asdict
+    from dsv4c.bench.compare import compared
+    from dsv4c.bench.results import document, encode, read_bench
+    from dsv4c.bench.run import Wanted, is_plan, run_bench
 
-    from dsv4c.plan.plan import load_plan
-    from dsv4c.runtime.bench import bench
+    given = [name for name in _RANDOM if _given(ctx, name)]
+    if given and is_plan(Path(plan)):
+        raise click.UsageError(f"--{given[0]} goes with a CONFIG only: a plan has its layers.")
+    before = read_bench(old) if old is not None else None
+    with progress(not as_json) as report, _plan(ctx, plan, report) as loaded:
+        found = run_bench(loaded, Wanted(sequences, context, prefill, peers), report)
+    changes = compared(before, found) if before is not None else None
+    if out is not None:
+        out.write_bytes(encode(found, changes))
+    if svg is not None:
+        from dsv4c.bench.roofline import roofline
 
-    found = bench(load_plan(plan), sequences, context)
+        svg.write_text(roofline(found), encoding="utf-8")
     if as_json:
-        emit_json("bench", asdict(found))
+        emit_json("bench", document(found, changes))
+    else:
+        print_bench(found, changes)
+
+
+@contextlib.contextmanager
+def _plan(ctx: click.Context, name: str, report: Progress | None) -> Generator[Plan]:
+    """The plan, or one that is compiled for the run and deleted after it."""
+    from dsv4c.bench.run import compile_config, is_plan
+    from dsv4c.models.deepseek_v4.released import RELEASED
+    from dsv4c.plan.plan import load_plan
+
+    path = Path(name)
+    if is_plan(path) or (name not in RELEASED and path.is_dir()):
+        yield load_plan(path)
         return
-    total = sum(one.us * one.nodes for one in found.kernels)
-    pairs(
-        {
-            "sequences": found.sequences,
-            "tokens of context": found.context,
-            "copy rate, TB/s": round(found.copy_rate / 1e12, 3),
-            "step, us": None if found.step_us is None else round(found.step_us, 1),
-            "sum of kernels, us": round(total, 1),
-            "nodes on torch references": found.reference_nodes,
-        }
-    )
-    table(
-        ("kernel", "nodes", "us", "bytes", "share of the copy rate", "share of the sum"),
-        [
-            (
-                one.kernel,
-                one.nodes,
-                round(one.us, 2),
-                round(one.bytes),
-                f"{one.share:.1%}",
-                f"{one.us * one.nodes / total:.1%}",
-            )
-            for one in found.kernels
-        ],
-    )
+    random = {key: ctx.params[key] for key in _RANDOM}
+    with tempfile.TemporaryDirectory(prefix="dsv4c-bench-") as folder:
+        yield compile_config(name, Path(folder) / "plan", **random, report=report)
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT

@@ -1,0 +1,145 @@
+"""A whole run: the card, decode steps, a prefill step, peers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dsv4c import hardware
+from dsv4c.bench.card import measure_card
+from dsv4c.bench.peers.compare import compare
+from dsv4c.bench.results import Bench
+from dsv4c.bench.steps import measure_step
+from dsv4c.errors import DsvError
+from dsv4c.models.deepseek_v4.config import ModelConfig, parse_config
+from dsv4c.models.deepseek_v4.released import read_config
+from dsv4c.plan.files import MANIFEST
+from dsv4c.plan.plan import Plan
+from dsv4c.source import random_source
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to time.
+
+    Attributes:
+        sequences: of decode steps, one step for each number.
+        context: tokens that each sequence holds before a decode step.
+        prefill: tokens of a prefill step of new sequences; None for no such step.
+        peers: folder of other implementations' libraries; None for no peers.
+    """
+
+    sequences: Sequence[int]
+    context: int
+    prefill: int | None = None
+    peers: Path | None = None
+
+
+def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Bench:
+    """Measure the card, then everything that is wanted.
+
+    Args:
+        plan: for this machine's GPU.
+        wanted: what to time.
+        report: called with (phase, done, total).
+
+    Raises:
+        DsvError: DSV601 for a `cpu` plan or without a GPU; DSV101, a prefill that is no whole number
+            of the plan's chunks; else as `Plan.session`.
+    """
+    if plan.target == "cpu":
+        raise DsvError(
+            "DSV601",
+            "bench times kernels, and a cpu plan has none",
+            where=str(plan.path),
+            expected="a plan for sm_90a or sm_100a",
+            hint="compile with --target sm_90a",
+        )
+    plan.device()
+    steps = [(count, wanted.context, 1) for count in wanted.sequences]
+    if wanted.prefill is not None:
+        tokens = _prefill_rows(plan, wanted.prefill)
+        steps.append((wanted.prefill // tokens, 0, tokens))
+    tell = report or (lambda phase, done, total: None)
+    tell("bench", 0, len(steps) + 1)
+    card = measure_card()
+    found = []
+    for number, (sequences, context, tokens) in enumerate(steps, 1):
+        torch.cuda.empty_cache()
+        tell("bench", number, len(steps) + 1)
+        found.append(measure_step(plan, card, sequences, context, tokens))
+    peers = None
+    if wanted.peers is not None:
+        assert plan.manifest.library is not None
+        torch.cuda.empty_cache()
+        peers = compare(wanted.peers, plan.path / plan.manifest.library)
+    tell("bench", len(steps) + 1, len(steps) + 1)
+    return Bench(plan.manifest.model.name, plan.target, card, found, peers)
+
+
+def _prefill_rows(plan: Plan, tokens: int) -> int:
+    """Tokens of each sequence of a prefill step."""
+    chunk = plan.manifest.options.chunk
+    if tokens > chunk and tokens % chunk:
+        raise DsvError(
+            "DSV101",
+            "the tokens of a prefill step are no whole number of chunks",
+            expected=f"at most {chunk} tokens, or a multiple of {chunk}",
+            found=str(tokens),
+        )
+    return min(tokens, chunk)
+
+
+def is_plan(path: Path) -> bool:
+    """Whether it is a plan's folder, and no configuration."""
+    return (path / MANIFEST).is_file()
+
+
+def compile_config(
+    config: str,
+    out: Path,
+    layers: Sequence[int] | None = None,
+    seed: int = 0,
+    experts: str = "nvfp4",
+    attention: str = "fp8",
+    report: Progress | None = None,
+) -> Plan:
+    """A plan of random weights for this machine's GPU.
+
+    Args:
+        config: "flash", "pro", a config.json or its folder.
+        out: folder of the plan.
+        layers: to take; the first of each kind by default.
+        seed: of the weights.
+        experts: format of routed experts.
+        attention: format of the other linears.
+        report: called with (phase, done, total).
+
+    Raises:
+        DsvError: DSV601 without a GPU; else as `random_source` and `dsv4c.compile`.
+    """
+    from dsv4c.api import compile_source
+
+    chosen = layers or one_of_each(parse_config(read_config(config), config))
+    target = hardware.default_target()
+    if target == "cpu":
+        raise DsvError(
+            "DSV601",
+            "bench needs a GPU and there is none",
+            where=config,
+            expected="a GPU of sm_90a or sm_100a",
+        )
+    read = partial(random_source, config, chosen, seed, experts, attention)
+    return compile_source(read, out, target, progress=report)
+
+
+def one_of_each(config: ModelConfig) -> list[int]:
+    """The first layer of each kind."""
+    kinds = [layer.kind for layer in config.layers]
+    return sorted(kinds.index(kind) for kind in set(kinds))

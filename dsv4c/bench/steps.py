@@ -1,0 +1,137 @@
+"""Every kernel and layer of a step, timed beside its floor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+
+from dsv4c.bench.results import Card, KernelRow, LayerRow, StepRow, Time
+from dsv4c.bench.step import BenchStep, added_times, has_kernels, launches, layer_spans
+from dsv4c.bench.timing import MOST_SETS, ROTATED, Call, time_calls
+from dsv4c.ir.op import Cost
+from dsv4c.models.deepseek_v4.config import load_config
+from dsv4c.plan.manifest import Kernel
+from dsv4c.plan.plan import Plan
+
+_COPIES = 4_000_000_000
+"""Most bytes of copies of one kernel's operands."""
+
+
+def measure_step(plan: Plan, card: Card, sequences: int, context: int, tokens: int = 1) -> StepRow:
+    """Time a step: decode with one token for each sequence, else prefill.
+
+    Args:
+        plan: for this machine's GPU.
+        card: measured in the same run.
+        sequences: at least 1.
+        context: tokens that each sequence holds before the step.
+        tokens: of each sequence in the step.
+
+    Raises:
+        DsvError: as `Plan.session`.
+    """
+    with torch.inference_mode():
+        step = BenchStep(plan, sequences, tokens, context)
+        nodes = [node for node, _ in step.nodes]
+        spans, end = layer_spans(nodes), len(nodes)
+        costs = [step.cost(i) for i in range(end)]
+        whole, inside, count = None, dict[int, float](), 0
+        layers: list[LayerRow] = []
+        if has_kernels(step.graph):
+            every = tokens == 1
+            bounds = {0, end, *(cut for span in spans.values() for cut in span)}
+            cuts = range(end + 1) if every else sorted(bounds)
+            between = added_times(step, cuts, 15 if every else 7)
+            whole, count = between(0, end), launches(step.prefix(end)) - 1
+            inside = {i: between(i, i + 1).us for i in range(end)} if every else {}
+            layers = _layers(plan, card, step, {n: (s, between(*s)) for n, s in spans.items()})
+        kernels = _kernels(plan, card, step, costs, inside)
+        total = step.region(0, end)
+    moved = total.read + total.write
+    return StepRow(
+        *(sequences, sequences * tokens, context, whole, card.floor_us(moved, total.flops), count),
+        *(kernels, layers, plan.reference_nodes),
+    )
+
+
+def _layers(
+    plan: Plan, card: Card, step: BenchStep, spans: Mapping[int, tuple[tuple[int, int], Time]]
+) -> list[LayerRow]:
+    config = load_config(plan.path)
+    made = plan.manifest.synthetic
+    found: list[LayerRow] = []
+    for layer, (span, time) in spans.items():
+        cost = step.region(*span)
+        moved = cost.read + cost.write
+        found.append(
+            LayerRow(
+                made.originals[layer] if made is not None else layer,
+                config.layers[layer].kind,
+                span[1] - span[0],
+                time,
+                moved,
+                cost.flops,
+                card.floor_us(moved, cost.flops),
+            )
+        )
+    return found
+
+
+def _kernels(
+    plan: Plan,
+    card: Card,
+    step: BenchStep,
+    costs: Sequence[Cost],
+    inside: Mapping[int, float],
+) -> list[KernelRow]:
+    places: dict[str, list[int]] = {}
+    for i, (node, _) in enumerate(step.nodes):
+        places.setdefault(node.impl, []).append(i)
+    facts = {kernel.name: kernel for kernel in plan.manifest.kernels}
+    return [
+        _kernel(plan, card, step, facts[name], used, costs, inside) for name, used in places.items()
+    ]
+
+
+def _kernel(
+    plan: Plan,
+    card: Card,
+    step: BenchStep,
+    facts: Kernel,
+    used: Sequence[int],
+    costs: Sequence[Cost],
+    inside: Mapping[int, float],
+) -> KernelRow:
+    total = sum((costs[i] for i in used), Cost())
+    moved, flops = (total.read + total.write) / len(used), total.flops / len(used)
+    sets: list[list[torch.Tensor]] = []
+    for i in used:
+        sets += input_sets(step.arguments(*step.nodes[i]), moved, len(used))
+    function = plan.kernels()[facts.name]
+    calls: list[Call] = [partial(function, *one) for one in sets]
+    time = time_calls(calls)
+    added = [inside[i] for i in used if i in inside]
+    return KernelRow(
+        *(facts.name, facts.kind, len(used), launches(calls[0]), time),
+        sum(added) / len(added) if added else None,
+        *(moved, flops, card.floor_us(moved, flops), card.bound(moved, flops)),
+        *(moved * len(sets), facts.registers, facts.spills, facts.smem),
+    )
+
+
+def input_sets(
+    given: Sequence[torch.Tensor], moved: float, shared_by: int
+) -> list[list[torch.Tensor]]:
+    """A kernel's arguments and as many copies as make a round of calls move more than an L2 holds.
+
+    Args:
+        given: the arguments.
+        moved: bytes of one call.
+        shared_by: how many such lists of arguments one round calls.
+    """
+    size = sum(one.numel() * one.element_size() for one in given)
+    wanted = -(-ROTATED // int(shared_by * max(moved, 1.0)))
+    count = max(1, min(wanted, MOST_SETS, _COPIES // max(shared_by * size, 1)))
+    return [list(given), *([one.clone() for one in given] for _ in range(count - 1))]

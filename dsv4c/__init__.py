@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dsv4c.errors import DsvError as DsvError
     from dsv4c.plan.plan import Plan as Plan
     from dsv4c.plan.plan import load_plan as load_plan
+    from dsv4c.runtime.sampling import Sampling as Sampling
     from dsv4c.runtime.session import Session as Session
 
 __version__ = "0.1.0"
@@ -21,12 +22,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "DsvError": "dsv4c.errors",
     "Plan": "dsv4c.plan.plan",
+    "Sampling": "dsv4c.runtime.sampling",
     "Session": "dsv4c.runtime.session",
     "compile": "dsv4c.api",
     "load_plan": "dsv4c.plan.plan",
 }
 
-__all__ = ["DsvError", "Plan", "Session", "__version__", "compile", "load_plan"]
+__all__ = ["DsvError", "Plan", "Sampling", "Session", "__version__", "compile", "load_plan"]
 
 
 def __getattr__(name: str) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from secrets import randbits
 
 from dsv4c.errors import DsvError
 
@@ -24,26 +23,17 @@ class Sampling:
     top_p: float = 1.0
     seed: int = 0
 
-    @classmethod
-    def checked(
-        cls,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-    ) -> Sampling:
-        """A drawn seed for None. Raises DsvError DSV101 on values without a meaning."""
-        for name, value, ok, expected in (
-            ("temperature", temperature, 0 <= temperature < float("inf"), "0 or more"),
-            ("top_k", top_k, 0 <= top_k < 1 << 31, "0 or more"),
-            ("top_p", top_p, 0 < top_p <= 1, "above 0, at most 1"),
-            ("seed", seed, seed is None or 0 <= seed < 1 << 64, "0 to 2^64 - 1"),
+    def __post_init__(self) -> None:
+        """Raise DsvError DSV101 on values without a meaning."""
+        for name, ok, expected in (
+            ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
+            ("top_k", 0 <= self.top_k < 1 << 31, "0 or more"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
+            ("seed", 0 <= self.seed < 1 << 64, "0 to 2^64 - 1"),
         ):
             if not ok:
-                raise DsvError(
-                    "DSV101", f"{name} is out of range", expected=expected, found=str(value)
-                )
-        return cls(temperature, top_k, top_p, randbits(64) if seed is None else seed)
+                found = str(getattr(self, name))
+                raise DsvError("DSV101", f"{name} is out of range", expected=expected, found=found)
 
     @property
     def words(self) -> tuple[int, int]:

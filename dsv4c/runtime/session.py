@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from operator import index
+from secrets import randbits
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -274,7 +275,7 @@ class Session:
         Raises:
             DsvError: DSV101 (sampling), DSV241, DSV242, DSV243, before the first token.
         """
-        sampling = Sampling.checked(temperature, top_k, top_p, seed)
+        sampling = Sampling(temperature, top_k, top_p, randbits(64) if seed is None else seed)
         if max_new_tokens < 0:
             raise DsvError(
                 "DSV101",

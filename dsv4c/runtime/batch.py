@@ -42,6 +42,34 @@ class Rows:
     sampling: Sampling = GREEDY
 
 
+class TokenBatch(NamedTuple):
+    """One token for each of several sequences.
+
+    Attributes:
+        slots: of the sequences, all different.
+        positions: of the tokens.
+        ids: token ids.
+        sampling: how the next token of each is drawn.
+    """
+
+    slots: tuple[int, ...]
+    positions: Sequence[int]
+    ids: Sequence[int]
+    sampling: tuple[Sampling, ...]
+
+    @classmethod
+    def of(cls, slots: Sequence[int], positions: Sequence[int], ids: Sequence[int]) -> TokenBatch:
+        """TokenBatch whose next ones are the most likely."""
+        return cls(tuple(slots), positions, ids, (GREEDY,) * len(slots))
+
+    def rows(self) -> list[Rows]:
+        """The same as rows of a step."""
+        return [
+            Rows(slot, position, [token], 1, sampling)
+            for slot, position, token, sampling in zip(*self, strict=True)
+        ]
+
+
 class Sizes(NamedTuple):
     """The run-time numbers of a step: T tokens, R rows of logits, S slots, P pages each."""
 
@@ -115,6 +143,8 @@ class StepInputs:
         self._host = torch.zeros(size, dtype=torch.uint8, pin_memory=pinned)
         self._device = torch.zeros(size, dtype=torch.uint8, device=device)
         self._bytes = self._host.numpy()
+        self._decoded: tuple[Sizes, tuple[int, ...], tuple[Sampling, ...]] | None = None
+        self._changing: list[np.ndarray] = []
 
     def views(self, sizes: Sizes) -> dict[str, torch.Tensor]:
         """The step inputs of these sizes, on the device."""
@@ -138,13 +168,38 @@ class StepInputs:
             values: of `columns`.
             table: the block table of all sequences, i32 [S, P or more].
         """
+        self._decoded = None
+        for name, part in self._parts(sizes).items():
+            part[...] = table[:, : sizes.P] if name == "block_table" else values[name]
+
+    def stage_tokens(self, sizes: Sizes, batch: TokenBatch, table: np.ndarray) -> None:
+        """`stage` of one token a sequence; what stays from one such step to the next is kept.
+
+        Args:
+            sizes: of the step, T = R of at least the batch; the rest is padded.
+            batch: the tokens.
+            table: the block table of all sequences, i32 [S, P or more].
+        """
+        same = sizes, batch.slots, batch.sampling
+        if self._decoded != same:
+            self.stage(sizes, columns(batch.rows(), sizes.T), table)
+            parts = self._parts(sizes)
+            tokens = [parts[name][: len(batch.ids)] for name in ("ids", "pos", "next_pos")]
+            self._decoded, self._changing = same, [*tokens, parts["block_table"]]
+            return
+        ids, positions, following, pages = self._changing
+        ids[...], positions[...] = batch.ids, batch.positions
+        np.add(positions, 1, out=following)
+        pages[...] = table[:, : sizes.P]
+
+    def _parts(self, sizes: Sizes) -> dict[str, np.ndarray]:
+        """The host's inputs of a step of these sizes."""
+        found: dict[str, np.ndarray] = {}
         for name, (begin, size, shape) in _layout(sizes).items():
             part = self._bytes[begin : begin + size]
             part = part.view(np.float32 if name in _FLOATS else np.int32)
-            if name == "block_table":
-                part.reshape(shape)[...] = table[:, : sizes.P]
-            else:
-                part[...] = values[name]
+            found[name] = part.reshape(shape) if name == "block_table" else part
+        return found
 
 
 def input_bytes(sizes: Sizes) -> int:

@@ -6,13 +6,12 @@ kernels, the copy of the drawn tokens. Such a step is one launch, with no alloca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import torch
 
-from dsv4c.runtime.batch import LEAST_PAGES, Rows, Sizes, bucket, buckets, columns
+from dsv4c.runtime.batch import LEAST_PAGES, Sizes, TokenBatch, bucket, buckets, columns
 from dsv4c.runtime.executor import Executor, Outputs
 
 
@@ -54,20 +53,20 @@ class Decoder:
         tokens = bucket(rows, self.most.S)
         return Sizes(tokens, tokens, self.most.S, bucket(max(pages, LEAST_PAGES), self.most.P))
 
-    def launch(self, batch: Sequence[Rows], table: np.ndarray, pages: int) -> None:
+    def launch(self, batch: TokenBatch, table: np.ndarray, pages: int) -> None:
         """Start a step; `ids` and `logits` wait for it.
 
         Args:
-            batch: one row for each of several sequences.
+            batch: what is appended to sequences.
             table: the block table of all sequences.
             pages: of the longest of these sequences.
         """
         self.wait()
-        sizes = self.sizes(len(batch), pages)
-        self._executor.inputs.stage(sizes, columns(batch, sizes.T), table)
+        sizes = self.sizes(len(batch.slots), pages)
+        self._executor.inputs.stage_tokens(sizes, batch, table)
         if self._poison is not None:
             self._executor.poison(self._poison)
-        graph = self.graph(len(batch), pages)
+        graph = self._graphs.get(sizes)
         if graph is None:
             self._run(sizes)
         else:
@@ -98,25 +97,23 @@ class Decoder:
     def _run(self, sizes: Sizes) -> None:
         """What a graph holds."""
         executor = self._executor
-        made = self._made[sizes] = executor.step(executor.bind(sizes))
-        self._first[sizes.T].copy_(made.ids, non_blocking=True)
+        with torch.inference_mode():
+            made = self._made[sizes] = executor.step(executor.bind(sizes))
+            self._first[sizes.T].copy_(made.ids, non_blocking=True)
 
     def _capture_all(self) -> None:
         table = np.zeros((self.most.S, self.most.P), np.int32)
-        with torch.inference_mode():
-            for tokens, pages in product(
-                buckets(1, self.most.S), buckets(LEAST_PAGES, self.most.P)
-            ):
-                sizes = Sizes(tokens, tokens, self.most.S, pages)
-                # Every row is padded: no state changes.
-                self._executor.inputs.stage(sizes, columns([], tokens), table)
-                self._run(sizes)
-                torch.cuda.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    self._run(sizes)
-                self._graphs[sizes] = graph
+        for tokens, pages in product(buckets(1, self.most.S), buckets(LEAST_PAGES, self.most.P)):
+            sizes = Sizes(tokens, tokens, self.most.S, pages)
+            # Every row is padded: no state changes.
+            self._executor.inputs.stage(sizes, columns([], tokens), table)
+            self._run(sizes)
             torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._run(sizes)
+            self._graphs[sizes] = graph
+        torch.cuda.synchronize()
 
 
 def can_capture(executor: Executor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import suppress
 from operator import index
 from secrets import randbits
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from dsv4c.errors import DsvError
-from dsv4c.runtime.batch import LEAST_PAGES, Rows, Sizes, bucket, columns
+from dsv4c.runtime.batch import LEAST_PAGES, Rows, Sizes, TokenBatch, bucket, columns
 from dsv4c.runtime.decode import Decoder
 from dsv4c.runtime.executor import Executor, Outputs, Watcher
 from dsv4c.runtime.sampling import GREEDY, Sampling
@@ -87,7 +88,7 @@ class Session:
         self.slots.close(slot)
 
     def length(self, slot: int) -> int:
-        """Tokens that the slot's sequence holds."""
+        """TokenBatch that the slot's sequence holds."""
         self.slots.require(slot)
         return self.slots.lengths[slot]
 
@@ -195,13 +196,10 @@ class Session:
                 expected=f"{len(slots)} tokens and no slot twice",
                 found=f"slots {list(slots)}, {len(ids)} tokens",
             )
-        for slot in slots:
-            self.slots.require(slot)
-            self.slots.check_room(slot, 1)
-        batch = [self._rows(slot, [token], 1) for slot, token in zip(slots, ids, strict=True)]
-        pages = self._grow(batch)
-        with torch.inference_mode():
-            self.decoder.launch(batch, self.slots.block_table, pages)
+        positions = self.slots.advance(slots)
+        sampling = tuple([self._sampling[slot] for slot in slots])
+        batch = TokenBatch(tuple(slots), positions, ids, sampling)
+        self.decoder.launch(batch, self.slots.block_table, pages_for(max(positions) + 1))
 
     def step(self, batch: Sequence[Rows]) -> torch.Tensor:
         """One step over rows of several sequences, each at most the plan's chunk long.
@@ -311,11 +309,13 @@ class Session:
             self.close(slot)
 
     def _checked(self, ids: Sequence[int]) -> list[int]:
-        tokens: list[int] = []
+        with suppress(TypeError):
+            tokens = list(map(index, ids))
+            if tokens and min(tokens) >= 0 and max(tokens) < self.vocab_size:
+                return tokens
         for place, token in enumerate(ids):
             try:
-                tokens.append(index(token))
-                wrong = not 0 <= tokens[-1] < self.vocab_size
+                wrong = not 0 <= index(token) < self.vocab_size
             except TypeError:
                 wrong = True
             if wrong:
@@ -326,8 +326,4 @@ class Session:
                     expected=f"0 to {self.vocab_size - 1}",
                     found=str(token),
                 )
-        if not tokens:
-            raise DsvError(
-                "DSV241", "there are no token ids", expected="at least one", found="none"
-            )
-        return tokens
+        raise DsvError("DSV241", "there are no token ids", expected="at least one", found="none")

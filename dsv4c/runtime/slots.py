@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -82,10 +83,33 @@ class SlotTable:
                 hint="open the session with a larger max_tokens",
             )
 
+    def advance(self, slots: Sequence[int]) -> list[int]:
+        """`grow` each slot by one token; the positions of these. Nothing changes on an error.
+
+        Raises:
+            DsvError: as `require` and `check_room`.
+        """
+        lengths = self.lengths
+        if not all(map(lengths.__contains__, slots)):
+            for slot in slots:
+                self.require(slot)
+        positions = [lengths[slot] for slot in slots]
+        if positions and max(positions) >= self.max_tokens:
+            for slot in slots:
+                self.check_room(slot, 1)
+        for slot, position in zip(slots, positions, strict=True):
+            lengths[slot] = position + 1
+            if not position % PAGE_TOKENS:
+                self._hold(slot)
+        return positions
+
     def grow(self, slot: int, tokens: int) -> None:
         """Give the slot the pages that `tokens` more need, and advance its length."""
-        held = self._held[slot]
         self.lengths[slot] += tokens
+        self._hold(slot)
+
+    def _hold(self, slot: int) -> None:
+        held = self._held[slot]
         while len(held) * PAGE_TOKENS < self.lengths[slot]:
             page = self._free_pages.pop()
             self.block_table[slot, len(held)] = page

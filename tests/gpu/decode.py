@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,14 @@ import isolation  # noqa: E402
 from sessions import LENGTHS, eager, filled, same, states, steps, tokens  # noqa: E402
 
 from dsv4c.plan.plan import Plan, load_plan  # noqa: E402
-from dsv4c.runtime.batch import Rows  # noqa: E402
+from dsv4c.runtime.batch import TokenBatch  # noqa: E402
 from dsv4c.runtime.decode import Decoder  # noqa: E402
 from dsv4c.runtime.session import Session  # noqa: E402
+
+
+def one_more(session: Session, slots: Sequence[int]) -> TokenBatch:
+    """A token for each of these slots."""
+    return TokenBatch.of(slots, [session.length(slot) for slot in slots], [5] * len(slots))
 
 
 def every_bucket_is_captured(plan: Plan) -> dict[str, Any]:
@@ -103,7 +108,7 @@ def a_step_does_nothing_else(plan: Plan) -> dict[str, Any]:
     session = filled(plan, LENGTHS)
     slots = sorted(session.slots.lengths)
     steps(session, 1)
-    batch = [Rows(slot, session.length(slot), [5], 1) for slot in slots]
+    batch = one_more(session, slots)
     torch.cuda.synchronize()
     before = torch.cuda.memory_stats()
     torch.cuda.set_sync_debug_mode("error")
@@ -112,7 +117,7 @@ def a_step_does_nothing_else(plan: Plan) -> dict[str, Any]:
             session.decoder.launch(batch, session.slots.block_table, 3)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    session.decoder.logits(len(batch))
+    session.decoder.logits(len(batch.slots))
     after = torch.cuda.memory_stats()
     assert not ops.seen, ops.seen
     names = ("allocation.all.allocated", "segment.all.allocated", "num_alloc_retries")
@@ -126,7 +131,7 @@ def only_references_do_more(plan: Plan) -> dict[str, Any]:
 
     session = eager(filled(plan, LENGTHS))
     steps(session, 1)
-    batch = [Rows(slot, session.length(slot), [5], 1) for slot in sorted(session.slots.lengths)]
+    batch = one_more(session, sorted(session.slots.lengths))
     if plan.reference_nodes:
         return {"reference_nodes": plan.reference_nodes}
     torch.cuda.synchronize()
@@ -140,7 +145,7 @@ def only_references_do_more(plan: Plan) -> dict[str, Any]:
 
 def _replay_us(session: Session, rows: int) -> float:
     decoder: Decoder = session.decoder
-    batch = [Rows(slot, session.length(slot), [5], 1) for slot in range(rows)]
+    batch = one_more(session, range(rows))
     decoder.launch(batch, session.slots.block_table, 3)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     graph = decoder._graphs[decoder.sizes(rows, 3)]  # pyright: ignore[reportPrivateUsage]

@@ -12,7 +12,7 @@ import torch
 
 from dsv4c.ir.lifetimes import arena_size
 from dsv4c.plan.plan import Plan
-from dsv4c.runtime.batch import Rows
+from dsv4c.runtime.batch import TokenBatch
 from dsv4c.runtime.decode import Decoder, can_capture
 from dsv4c.runtime.memory import session_bytes
 
@@ -29,7 +29,7 @@ def test_a_step_of_kernels_runs_no_torch_op_but_two_copies() -> None:
     assert can_capture(executor)
     decoder = Decoder(executor, CPU)
     table = np.zeros((4, 16), np.int32)
-    batch = [Rows(0, 5, [7], 1), Rows(2, 9, [8], 1), Rows(3, 0, [1], 1)]
+    batch = TokenBatch.of([0, 2, 3], [5, 9, 0], [7, 8, 1])
     decoder.launch(batch, table, 1)
     calls.clear()
     with traps.Ops() as ops:
@@ -45,7 +45,7 @@ def test_kernels_are_given_operands_results_and_scratch() -> None:
     executor = traps.counted(lambda name, arguments: seen.update({name: arguments}))
     decoder = Decoder(executor, CPU)
     table = np.arange(64, dtype=np.int32).reshape(4, 16)
-    decoder.launch([Rows(0, 5, [7], 1), Rows(2, 9, [8], 1), Rows(3, 0, [1], 1)], table, 9)
+    decoder.launch(TokenBatch.of([0, 2, 3], [5, 9, 0], [7, 8, 1]), table, 9)
     pos, slot, where, zeroed, scratch = seen["where_kernel"]
     assert (pos.tolist(), slot.tolist()) == ([5, 9, 0, 0], [0, 2, 3, -1])
     assert (where.shape, where.dtype) == ((4,), torch.int32)
@@ -70,7 +70,7 @@ def test_zeroed_scratch_is_its_own_region() -> None:
     executor = traps.counted(lambda name, arguments: seen.update({name: arguments}))
     decoder = Decoder(executor, CPU, poison=0x7F)
     for _ in range(2):
-        decoder.launch([Rows(0, 0, [1], 1)], np.zeros((4, 16), np.int32), 1)
+        decoder.launch(TokenBatch.of([0], [0], [1]), np.zeros((4, 16), np.int32), 1)
         assert seen["where_kernel"][3].tolist() == [0] * 4
         assert seen["where_kernel"][4].view(torch.uint8).unique().tolist() == [0x7F]
 
@@ -83,7 +83,7 @@ def test_only_reference_nodes_make_tensors(
     for slot in slots:
         session.prefill(slot, tokens(5, slot))
     session.decode(slots, [1, 2, 3])
-    batch = [Rows(slot, 6, [4], 1) for slot in slots]
+    batch = TokenBatch.of(slots, [6] * 3, [4] * 3)
     with (
         torch.inference_mode(),
         traps.Ops() as ops,
@@ -122,7 +122,7 @@ def test_padded_rows_change_no_state(
     before = {name: state.buffer.clone() for name, state in session.executor.states.items()}
     for pages in (1, 3):
         with torch.inference_mode():
-            session.decoder.launch([], session.slots.block_table, pages)
+            session.decoder.launch(TokenBatch.of([], [], []), session.slots.block_table, pages)
     for name, state in session.executor.states.items():
         assert torch.equal(state.buffer, before[name]), name
 

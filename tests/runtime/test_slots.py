@@ -5,9 +5,19 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import torch
 
-from dsv4c.runtime.batch import Rows, Sizes, StepInputs, bucket, buckets, columns
+from dsv4c.errors import DsvError
+from dsv4c.runtime.batch import (
+    Rows,
+    Sizes,
+    StepInputs,
+    TokenBatch,
+    bucket,
+    buckets,
+    columns,
+)
 from dsv4c.runtime.sampling import Sampling
 from dsv4c.runtime.slots import SlotTable, pages_for
 
@@ -117,3 +127,49 @@ def test_inputs_are_staged_and_copied() -> None:
         found = {name: tensor.tolist() for name, tensor in views.items()}
         assert found == {**COLUMNS, "seed": [[3, -(1 << 31)], [0, 0], [0, 0]]}
         assert all(tensor.data_ptr() % 64 == 0 for tensor in views.values())
+
+
+def test_tokens_are_staged_like_their_rows() -> None:
+    """Whatever was staged before: the same sequences, others, other sizes, a prefill."""
+    kept, fresh = StepInputs(Sizes(8, 8, 3, 5), CPU), StepInputs(Sizes(8, 8, 3, 5), CPU)
+    table = np.arange(15, dtype=np.int32).reshape(3, 5)
+    small, large = Sizes(2, 2, 3, 2), Sizes(4, 4, 3, 5)
+    for sizes, slots, drawn in (
+        (small, (2, 0), (HOT, HOT)),
+        (small, (2, 0), (HOT, HOT)),
+        (small, (0, 2), (HOT, HOT)),
+        (small, (0,), (HOT,)),
+        (small, (0,), (Sampling(),)),
+        (large, (0, 2, 1), (Sampling(), HOT, HOT)),
+        (large, (0, 2, 1), (Sampling(), HOT, HOT)),
+    ):
+        for position in (7, 8):
+            batch = TokenBatch(
+                slots, [position + slot for slot in slots], [position] * len(slots), drawn
+            )
+            kept.stage_tokens(sizes, batch, table)
+            fresh.stage(sizes, columns(batch.rows(), sizes.T), table)
+            assert torch.equal(kept.copies(sizes)[0], fresh.copies(sizes)[0])
+            table = table[::-1] + position
+        kept.stage(sizes, columns([], sizes.T), table)
+        fresh.stage(sizes, columns([], sizes.T), table)
+
+
+def test_slots_advance_together_or_not_at_all() -> None:
+    table, other = SlotTable(3, 256), SlotTable(3, 256)
+    for length in (127, 128, 0):
+        slot = table.open()
+        other.open()
+        table.grow(slot, length)
+        other.grow(slot, length)
+    assert table.advance([1, 0, 2]) == [128, 127, 0]
+    for slot in (1, 0, 2):
+        other.grow(slot, 1)
+    assert table.lengths == other.lengths
+    assert table.block_table.tolist() == other.block_table.tolist()
+    table.grow(0, 128)
+    before = dict(table.lengths)
+    for slots, code in (([1, 0], "DSV242"), ([1, 5], "DSV243")):
+        with pytest.raises(DsvError, match=code):
+            table.advance(slots)
+        assert table.lengths == before

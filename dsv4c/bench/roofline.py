@@ -100,8 +100,8 @@ def roofline(found: Bench) -> str:
 
 def _axes(points: Sequence[_Point], card: Card) -> _Axes:
     knee = max(card.fp8 or 0.0, card.bf16) / card.copy
-    across = [one.intensity for one in points] + [knee * 4]
-    up = [one.rate for one in points] + [(card.fp8 or card.bf16) / 1e12]
+    across = [one.intensity for one in points] + [1.0, knee * 4]
+    up = [one.rate for one in points] + [1.0, (card.fp8 or card.bf16) / 1e12]
     return _Axes(_decades(across), _decades(up))
 
 

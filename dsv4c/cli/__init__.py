@@ -16,7 +16,7 @@ from dsv4c.cli.errors import guard
 from dsv4c.cli.options import Invocation, debug_option
 
 COMMANDS = {
-    "bench": "Time the kernels of a decode step.",
+    "bench": "Time kernels and layers on the GPU of this machine.",
     "cache": "List, explain and prune compiled kernels.",
     "compile": "Compile a checkpoint into a plan folder.",
     "diff": "Show what differs between two plans.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
     help="Tokens that each sequence holds before a decode step.",
 )
 @click.option("--prefill", type=click.IntRange(1), metavar="T", help="Time a step of T tokens too.")
-@random_options
+@partial(random_options, layers="one of each kind")
 @click.option(
     "--peers",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
@@ -92,8 +93,7 @@ def command(
     """Time every kernel and layer of PLAN on this machine's GPU.
 
     Caches and token ids are random. Instead of a plan, CONFIG is flash, pro or a config.json: a plan
-    of one layer of each kind with random weights is compiled for the run. The card is measured
-    first; the floor of a kernel is the larger of its bytes at the copy rate and its FLOPs at the
+    with random weights is compiled for the run. The card is measured first; the floor of a kernel is the larger of its bytes at the copy rate and its FLOPs at the
     rate of large bf16 products.
     """
     from dsv4c.bench.compare import compared

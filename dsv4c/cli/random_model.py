@@ -19,8 +19,8 @@ class _Layers(click.ParamType[list[int]]):
             self.fail(f"{value!r} is not a list of numbers such as 0,2,3", param, ctx)
 
 
-def random_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`--layers`, `--seed`, `--experts` and `--attention`."""
+def random_options(command: Callable[..., None], layers: str = "all") -> Callable[..., None]:
+    """`--layers`, `--seed`, `--experts` and `--attention`; `layers` says what is taken by default."""
     for option in (
         click.option(
             "--attention",
@@ -37,7 +37,7 @@ def random_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Format of the routed experts.",
         ),
         click.option("--seed", type=int, default=0, show_default=True, help="Seed of the weights."),
-        click.option("--layers", type=_Layers(), help="Layers to take.  [default: all]"),
+        click.option("--layers", type=_Layers(), help=f"Layers to take.  [default: {layers}]"),
     ):
         command = option(command)
     return command

@@ -1,0 +1,144 @@
+"""What a run refuses, and which layers it takes; on machines without a GPU, nothing is timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import dsv4c
+from dsv4c import cli, hardware
+from dsv4c.bench import run as module
+from dsv4c.bench.results import Bench, StepRow, encode
+from dsv4c.bench.run import Wanted, compile_config, one_of_each, run_bench
+from dsv4c.errors import DsvError
+from dsv4c.models.deepseek_v4.config import parse_config
+from dsv4c.models.deepseek_v4.released import read_config
+from dsv4c.plan.plan import Plan
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    import small
+
+    folder = tmp_path_factory.mktemp("small")
+    return dsv4c.compile(small.write_small(folder / "model"), folder / "plan")
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: ())
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(cli.main, words, prog_name="dsv4c")
+
+
+def test_a_cpu_plan_has_no_kernels(plan: Plan) -> None:
+    with pytest.raises(DsvError, match="DSV601: bench times kernels") as caught:
+        run_bench(plan, Wanted([1], 128))
+    assert caught.value.where == str(plan.path)
+    result = call("bench", str(plan.path))
+    assert (result.exit_code, result.stdout) == (7, "")
+    assert result.stderr.startswith("DSV601: bench times kernels, and a cpu plan has none\n")
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("config", ["flash", "pro"])
+def test_a_config_without_a_gpu(config: str, tmp_path: Path) -> None:
+    with pytest.raises(DsvError, match="DSV601: bench needs a GPU"):
+        compile_config(config, tmp_path / "plan")
+    result = call("bench", config)
+    assert (result.exit_code, result.stdout) == (7, "")
+    assert "expected: a GPU of sm_90a or sm_100a" in result.stderr
+
+
+def test_words_that_are_neither(tmp_path: Path) -> None:
+    result = call("bench", "nosuch")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("DSV201: there is no such configuration")
+    result = call("bench", str(tmp_path))
+    assert result.exit_code == 3
+    assert result.stderr.startswith("DSV231: there is no plan here")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--sequences", "0"], "'0' is not a list of positive numbers such as 1,8,64"),
+        (["--sequences", "1,x"], "'1,x' is not a list of positive numbers"),
+        (["--context", "0"], "0 is not in the range x>=1."),
+        (["--layers", "1"], "--layers goes with a CONFIG only"),
+        (["--peers", "absent"], "Directory 'absent' does not exist."),
+    ],
+)
+def test_usage(plan: Plan, words: list[str], message: str) -> None:
+    result = call("bench", str(plan.path), *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_an_earlier_run_is_read_before_anything_is_timed(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("{}")
+    result = call("bench", "flash", "--compare", str(old))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("DSV101: the bench result cannot be read")
+    assert str(old) in result.stderr
+
+
+@pytest.mark.parametrize(("name", "layers"), [("flash", [0, 2, 3]), ("pro", [0, 2])])
+def test_one_layer_of_each_kind(name: str, layers: list[int]) -> None:
+    assert one_of_each(parse_config(read_config(name), name)) == layers
+
+
+def measured(plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Steps that a run asks for, on a machine that is made up."""
+    asked: list[tuple[int, ...]] = []
+
+    def step(plan: Plan, card: object, *sizes: int) -> StepRow:
+        asked.append(sizes)
+        return run.steps[len(asked) - 1]
+
+    monkeypatch.setattr(module, "measure_card", lambda: run.card)
+    monkeypatch.setattr(module, "measure_step", step)
+    monkeypatch.setattr(plan, "target", "sm_90a")
+    monkeypatch.setattr(plan, "device", lambda: None)
+    return asked
+
+
+def test_steps_of_a_run(plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = measured(plan, run, monkeypatch)
+    seen: list[tuple[str, int, int]] = []
+    found = run_bench(plan, Wanted([1, 8], 4095, 4096), lambda *one: seen.append(one))
+    assert asked == [(1, 4095, 1), (8, 4095, 1), (8, 0, 512)]
+    assert found.steps == run.steps
+    assert (seen[0], seen[-1]) == (("bench", 0, 4), ("bench", 4, 4))
+    with pytest.raises(DsvError, match="DSV101: the tokens of a prefill step"):
+        run_bench(plan, Wanted([1], 4095, 1000))
+
+
+def test_the_command(
+    plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured(plan, run, monkeypatch)
+    monkeypatch.setattr("dsv4c.plan.plan.load_plan", lambda path: plan)
+    old, out, svg = tmp_path / "old.json", tmp_path / "out.json", tmp_path / "out.svg"
+    old.write_bytes(encode(run))
+    files = ["--out", str(out), "--svg", str(svg), "--compare", str(old)]
+    sizes = ["--sequences", "1,8", "--prefill", "4096"]
+    result = call("bench", str(plan.path), *sizes, *files)
+    assert result.exit_code == 0, result.output
+    for text in (
+        "copy, read + write  3.00 TB/s",
+        "decode: sequences 8, tokens before the step 4,095",
+        "prefill, 4,096 tokens: sequences 8, of 512 each",
+        "12.00 (10.80 to 14.40)",
+        "topk_entries_c *",
+        "* what its calls move in turn fits the L2",
+        "beside the earlier run",
+    ):
+        assert text in result.stdout
+    assert out.read_bytes().startswith(b'{\n "schema": "dsv4c.bench/1",')
+    assert svg.read_text().startswith("<svg ")

@@ -1,0 +1,32 @@
+"""Medians, quartiles, and how many input sets rotate."""
+
+from __future__ import annotations
+
+import torch
+
+from dsv4c.bench.results import Time
+from dsv4c.bench.steps import input_sets
+from dsv4c.bench.timing import ROTATED, set_count, spread
+
+
+def test_median_and_quartiles() -> None:
+    assert spread([4.0, 1.0, 2.0, 5.0, 3.0]) == Time(3.0, 2.0, 4.0)
+
+
+def test_sets_do_not_fit_the_l2() -> None:
+    assert set_count(ROTATED) == 2
+    assert set_count(30e6) == 8
+    assert set_count(0) == 64
+
+
+def test_copies_of_arguments() -> None:
+    """As many as move 220 MB in a round, of own memory, with equal values."""
+    given = [torch.arange(6), torch.ones(2, 3)]
+    assert [len(input_sets(given, moved, 1)) for moved in (220e6, 30e6, 1.0)] == [1, 8, 64]
+    assert [len(input_sets(given, 30e6, nodes)) for nodes in (2, 8)] == [4, 1]
+    first, second, *_ = input_sets(given, 30e6, 1)
+    assert first[0] is given[0]
+    assert torch.equal(second[0], given[0])
+    assert second[0].data_ptr() != given[0].data_ptr()
+    large = [torch.empty(1 << 30, dtype=torch.uint8, device="meta")]
+    assert len(input_sets(large, 1e6, 1)) == 3

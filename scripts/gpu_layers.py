@@ -4,7 +4,8 @@ usage: gpu_layers.py [--out DIR] [--limit SECONDS] PLAN ...
 
 For plans of `dsv4c compile flash|pro --synthetic --layers N`: no checkpoint is needed. Each plan runs
 in a child process, one after another, over one sequence: a chunk that crosses 128 tokens, one that is
-not checked, decode steps that cross 512, a last chunk. The table comes last; everything is in
+not checked, after which an indexer has more entries than it chooses, decode steps that cross a
+page, a last chunk. The table comes last; everything is in
 <out>/gpu_layers.json. Exit status 1 if a bound is exceeded.
 """
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 # Tokens of each step, and whether its nodes are checked.
-STEPS = ((130, True), (380, False), *4 * ((1, True),), (127, True))
+STEPS = ((130, True), (4092, False), *4 * ((1, True),), (127, True))
 
 
 def check_plan(path: Path) -> dict[str, Any]:
@@ -43,7 +44,7 @@ def check_plan(path: Path) -> dict[str, Any]:
     plan = load_plan(path)
     draw = random.Random(0)
     ids = [draw.randrange(plan.manifest.model.vocab_size) for _ in range(sum(n for n, _ in STEPS))]
-    session = plan.session(max_sequences=2, max_tokens=1024)
+    session = plan.session(max_sequences=2, max_tokens=8192)
     torch.cuda.synchronize()
     made = time.monotonic()
     checker, slot, done = Checker(plan.graph), session.open(), 0

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from dsv4c.checkpoint.random_weights import Draw, component
 from dsv4c.codegen.packing import JOINS, LAYOUTS, packing
 from dsv4c.ir.weight_formats import weight_format
 
@@ -35,3 +36,19 @@ def test_a_packing_is_the_same_on_a_gpu(fmt: str, name: str, rows: tuple[int, ..
         assert torch.equal(there.cpu(), packed)
         back = chosen.unpack(fmt, part.name, there, dims)
         assert all(torch.equal(a.cpu(), b) for a, b in zip(back, tensors, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("fmt", "part"),
+    [
+        *(("bf16", "weight"), ("f32", "weight"), ("fp8_128", "weight"), ("fp8_128", "scale")),
+        *((fmt, part) for fmt in ("mxfp4", "nvfp4") for part in ("weight", "scale")),
+        ("nvfp4", "scale_2"),
+    ],
+)
+def test_random_weights_are_the_same_on_a_gpu(fmt: str, part: str) -> None:
+    here, there = (
+        component(Draw(3, "layers.1.wq", device), fmt, part, 4096, 1000, 77_777)
+        for device in ("cpu", "cuda")
+    )
+    assert torch.equal(there.cpu(), here)

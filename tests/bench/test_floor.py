@@ -42,7 +42,7 @@ def megabytes(cost: Cost) -> float:
     return (cost.read + cost.write) / 1e6
 
 
-@pytest.mark.parametrize(("layer", "kind"), enumerate(KINDS))
+@pytest.mark.parametrize(("layer", "kind"), list(enumerate(KINDS)))
 def test_one_sequence_is_weights(layer: int, kind: str) -> None:
     """At 32,768 tokens: 128, 128 + 512 and 128 + 256 entries of 584 bytes; index keys of 68 bytes."""
     entries = {"swa": 128, "csa": 640, "hca": 384}[kind] * 584 / 1e6

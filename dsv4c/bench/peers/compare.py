@@ -19,7 +19,14 @@ LIBRARIES = {
     "insert": "_C_stable_libtorch.abi3.so",
     "marlin": "_moe_C_stable_libtorch.abi3.so",
 }
-PEERS = tuple(LIBRARIES)
+PEERS = (*LIBRARIES, "layers")
+# Kinds of layers, sequences and tokens of context that a plan's layers are compared at.
+LAYERS = tuple(
+    (kind, sequences, context)
+    for kind in ("csa", "hca")
+    for sequences in (1, 8, 64)
+    for context in (4096, 32768)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,38 +67,46 @@ def missing(peer: str, kernel: str) -> PeerRow:
 
 
 def compare(
-    folder: Path | None, library: Path, names: Sequence[str] = PEERS, limit: float = 240.0
+    folder: Path | None,
+    library: Path,
+    plan: Path | None = None,
+    names: Sequence[str] = PEERS,
+    limit: float = 240.0,
 ) -> list[PeerRow]:
     """Rows of every peer; one with a note where a library is missing or a child failed.
 
     Args:
         folder: where the peers' libraries lie; None where the user named none.
         library: of generated kernels, as `dsv4c.bench.peers.library` names them.
+        plan: whose layers are compared with the same in torch; None to leave them out.
         names: of peers.
         limit: seconds for each peer.
     """
     rows: list[PeerRow] = []
     for name in names:
-        missing = _missing(folder, name)
-        if missing:
-            rows.append(PeerRow(name, "", note=missing))
+        absent = _absent(folder, plan, name)
+        if absent:
+            rows.append(PeerRow(name, "", note=absent))
+        elif name == "layers":
+            for case in LAYERS:
+                rows += _child(name, (str(plan), *map(str, case)), limit)
         else:
-            rows += _child(name, folder, library, limit)
+            rows += _child(name, (str(library), str(folder)), limit)
     return rows
 
 
-def _missing(folder: Path | None, name: str) -> str:
+def _absent(folder: Path | None, plan: Path | None, name: str) -> str:
     """Why a peer cannot run, or nothing."""
     file = LIBRARIES.get(name)
     if file is None:
-        return ""
+        return "" if plan else "not given: a plan"
     if folder is None:
         return f"not given: {file}"
     return "" if (folder / file).is_file() else f"not given: {folder / file}"
 
 
-def _child(name: str, folder: Path | None, library: Path, limit: float) -> list[PeerRow]:
-    command = [sys.executable, "-m", "dsv4c.bench.peers", name, str(library), str(folder or "")]
+def _child(name: str, more: Sequence[str], limit: float) -> list[PeerRow]:
+    command = [sys.executable, "-m", "dsv4c.bench.peers", name, *more]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:

@@ -11,12 +11,13 @@ from dsv4c.bench.peers.compare import LIBRARIES, PEERS, PeerRow
 def test_no_folder_says_what_was_not_given() -> None:
     rows = compare.compare(None, Path("none.so"))
     assert [row.peer for row in rows] == list(PEERS)
-    assert [row.note for row in rows] == [f"not given: {LIBRARIES[name]}" for name in PEERS]
+    notes = [f"not given: {LIBRARIES[name]}" for name in LIBRARIES]
+    assert [row.note for row in rows] == [*notes, "not given: a plan"]
     assert all(row.us is None and row.speedup is None for row in rows)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    (row,) = compare.compare(tmp_path, tmp_path / "none.so", ["insert"])
+    (row,) = compare.compare(tmp_path, tmp_path / "none.so", names=["insert"])
     assert row.note == f"not given: {tmp_path / '_C_stable_libtorch.abi3.so'}"
 
 
@@ -45,7 +46,7 @@ def test_children(
     program.chmod(0o755)
     (tmp_path / LIBRARIES["insert"]).touch()
     monkeypatch.setattr(compare.sys, "executable", str(program))
-    assert compare.compare(tmp_path, tmp_path / "none.so", ["insert"], limit=0.5) == rows
+    assert compare.compare(tmp_path, tmp_path / "none.so", names=["insert"], limit=0.5) == rows
 
 
 def _quoted(body: str) -> str:

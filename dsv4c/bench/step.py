@@ -59,10 +59,15 @@ class BenchStep:
 
     def prefix(self, count: int) -> Call:
         """Runs the first `count` nodes with kernels in the step's own memory, the L2 cold."""
-        return partial(self._step.prefix, count, self._flush)
+        return partial(self._step.prefix, count, self.flush)
+
+    def alone(self, index: int) -> None:
+        """Run one of `nodes` with its own operands."""
+        self._step.alone(index)
 
     @cached_property
-    def _flush(self) -> Flush:
+    def flush(self) -> Flush:
+        """Leaves nothing of the step in the L2."""
         return Flush()
 
     def cost(self, index: int) -> Cost:

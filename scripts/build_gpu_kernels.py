@@ -1,6 +1,8 @@
 """Cross-compile the kernels of every `tests/gpu/cases_<kind>.py` into one library. Needs no GPU.
 
-usage: build_gpu_kernels.py [--arch sm_90a] [--out .build/gpu] [kind ...]
+usage: build_gpu_kernels.py [--arch sm_90a] [--out .build/gpu] [--timed] [kind ...]
+
+With --timed only the kernels of cases that are timed.
 
 Writes <out>/libkernels.so and <out>/kernels.json (names, parameters, registers, spills, smem).
 """
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*")
     parser.add_argument("--arch", default="sm_90a")
     parser.add_argument("--out", type=Path, default=ROOT / ".build" / "gpu")
+    parser.add_argument("--timed", action="store_true", help="only kernels that a case times")
     given = parser.parse_args()
 
     from dsv4c.codegen.build import build_kernels
@@ -33,11 +36,14 @@ def main() -> None:
 
     start = time.monotonic()
     files = sorted((ROOT / "tests" / "gpu").glob("cases_*.py"))
-    sources = []
+    sources, timed = [], set[str]()
     for file in files:
         module = importlib.import_module(file.stem)
         if not given.kinds or module.KIND in given.kinds:
             sources += [render(module.KIND, p, given.arch) for p in module.variants(given.arch)]
+            timed |= {case.kernel for case in module.cases() if case.bench is not None}
+    if given.timed:
+        sources = [source for source in sources if source.name in timed]
     unique = list({source.name: source for source in sources}.values())
     entries = build_kernels(unique, progress=lambda *item: print(*item, flush=True))
     given.out.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
 """Check and time the kernels of a library on the GPU of this machine.
 
 usage: gpu_kernels.py [--library .build/gpu/libkernels.so] [--out DIR] [--no-check] [--no-time]
-                      [--no-baselines] [--limit SECONDS] [pattern ...]
+                      [--no-baselines] [--without BASELINE] [--limit SECONDS] [pattern ...]
 
-A pattern `KIND` or `KIND/NAME` selects the kinds and cases that contain these texts. Every kernel runs in a child process with a
+With --no-check only the cases that are timed run. A pattern `KIND` or `KIND/NAME` selects the kinds and cases that contain these texts. Every kernel runs in a child process with a
 time limit; a child that dies or hangs fails its current case only. The table comes last; everything
 is in <out>/gpu_kernels.json. Exit status 1 if a gate fails.
 """
@@ -32,6 +32,8 @@ import timing  # noqa: E402
 import torch  # noqa: E402
 import tvm_ffi  # noqa: E402
 
+from dsv4c.bench.card import measure_card  # noqa: E402
+
 Result = dict[str, Any]
 
 
@@ -44,12 +46,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-check", action="store_true")
     parser.add_argument("--no-time", action="store_true")
     parser.add_argument("--no-baselines", action="store_true")
+    parser.add_argument("--without", action="append", default=[], metavar="BASELINE")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds per case")
     return parser.parse_args()
 
 
-def collect(patterns: list[str]) -> dict[str, list[tuple[str, harness.Case]]]:
-    """Cases by kernel, as (kind, case)."""
+def collect(patterns: list[str], timed: bool = False) -> dict[str, list[tuple[str, harness.Case]]]:
+    """Cases by kernel, as (kind, case); with `timed`, those that have a time."""
     found: dict[str, list[tuple[str, harness.Case]]] = {}
     wanted = [pattern.partition("/")[::2] for pattern in patterns] or [("", "")]
     for file in sorted((ROOT / "tests" / "gpu").glob("cases_*.py")):
@@ -58,6 +61,8 @@ def collect(patterns: list[str]) -> dict[str, list[tuple[str, harness.Case]]]:
             continue
         module = importlib.import_module(file.stem)
         for case in module.cases():
+            if timed and case.bench is None:
+                continue
             if any(name in case.name for name in names):
                 found.setdefault(case.kernel, []).append((module.KIND, case))
     return found
@@ -72,13 +77,13 @@ def run_case(case: harness.Case, kernel: Any, given: argparse.Namespace) -> Resu
         torch.cuda.empty_cache()
     if case.bench is not None and not given.no_time:
         result |= {"bytes": case.bench.bytes, "flops": case.bench.flops}
-        result["us"] = timing.time_kernel(case, kernel)
-        result["baselines"] = {}
+        first = timing.time_kernel(case, kernel)
+        result |= {"us": first.us, "low": first.low, "high": first.high, "baselines": {}}
         for name, baseline in case.bench.baselines.items():
-            if not given.no_baselines:
+            if not given.no_baselines and name not in given.without:
                 torch.cuda.empty_cache()
-                result["baselines"][name] = timing.time_baseline(case, baseline)
-        result["us_again"] = timing.time_kernel(case, kernel)
+                result["baselines"][name] = timing.time_baseline(case, baseline).us
+        result["us_again"] = timing.time_kernel(case, kernel).us
     return result
 
 
@@ -156,28 +161,35 @@ def table(results: list[Result], rate: float) -> None:
         print(line)
 
 
-def measured_copy_rate(sender: Connection) -> None:
+def measured_card(sender: Connection) -> None:
     """In a child: the parent never starts CUDA, so that it can fork."""
-    sender.send((timing.copy_rate(), torch.cuda.get_device_name()))
+    sender.send(measure_card())
 
 
 def main() -> int:
     """Run everything that was asked for."""
     given = arguments()
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=measured_copy_rate, args=(sender,))
+    process = multiprocessing.get_context("fork").Process(target=measured_card, args=(sender,))
     process.start()
     sender.close()
-    rate, device = receiver.recv()
+    card = receiver.recv()
     process.join()
     results: list[Result] = []
-    for kernel, cases in collect(given.patterns).items():
+    for kernel, cases in collect(given.patterns, given.no_check).items():
         for (kind, case), result in zip(cases, run_kernel(cases, given), strict=True):
             results.append({"case": f"{kind}/{case.name}", "kernel": kernel, **result})
-    report = {"device": device, "torch": torch.__version__, "copy_rate": rate, "results": results}
+    report = {
+        "device": card.name,
+        "torch": card.torch,
+        "copy_rate": card.copy,
+        "bf16_rate": card.bf16,
+        "fp8_rate": card.fp8,
+        "results": results,
+    }
     given.out.mkdir(parents=True, exist_ok=True)
     (given.out / "gpu_kernels.json").write_text(json.dumps(report, indent=1) + "\n")
-    table(results, rate)
+    table(results, card.copy)
     return 0 if all(passed(result) for result in results) else 1
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import mhc_site
 import torch
 from harness import DEVICE, LENGTHS, Bench, Case, Gate, Run, Shape, compare
-from mhc_site import MIX_EPS, MODELS, STREAMS, Bounded
+from mhc_site import MIX_EPS, MODELS, RULED, STREAMS, WIDTHS, Bounded
 
 from dsv4c.codegen.kernels import mhc_head as family
 
@@ -37,12 +37,12 @@ class Setup:
 
     @property
     def width(self) -> int:
-        return MODELS[self.model]
+        return WIDTHS[self.model]
 
 
 def variants(arch: str) -> list[family.Params]:
-    """Flash, Pro and tiny."""
-    return [family.choose(width) for width in MODELS.values()]
+    """Flash, Pro and tiny; widths whose tiles come by rule."""
+    return [family.choose(width) for width in WIDTHS.values()]
 
 
 def cases() -> list[Case]:
@@ -58,6 +58,7 @@ def cases() -> list[Case]:
             mhc_site.batch_case(make_case(Setup(model, 64, most, "batch", few)), INPUTS, (4,), few)
             for few, most in mhc_site.BATCHES
         ]
+    found += [make_case(Setup(model, 300, rows)) for model in RULED for rows in (9, 129)]
     found.append(make_case(Setup("flash", 5, 0, "empty")))
     return found + [
         make_case(Setup(m, *sizes, "time")) for m in ("flash", "pro") for sizes in TIMED

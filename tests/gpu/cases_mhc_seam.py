@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import mhc_site
 import torch
 from harness import BF16_ROUNDING, DEVICE, LENGTHS, Bench, Case, Gate, Run, Shape, compare
-from mhc_site import MODELS, STREAMS
+from mhc_site import MODELS, RULED, STREAMS, WIDTHS
 
 from dsv4c.codegen.kernels import mhc_seam as family
 
@@ -36,12 +36,12 @@ class Setup:
 
     @property
     def width(self) -> int:
-        return MODELS[self.model]
+        return WIDTHS[self.model]
 
 
 def variants(arch: str) -> list[family.Params]:
-    """Flash, Pro and tiny."""
-    return [family.choose(width) for width in MODELS.values()]
+    """Flash, Pro and tiny; widths whose tiles come by rule."""
+    return [family.choose(width) for width in WIDTHS.values()]
 
 
 def cases() -> list[Case]:
@@ -60,6 +60,7 @@ def cases() -> list[Case]:
             )
             for few, most in mhc_site.BATCHES
         ]
+    found += [make_case(Setup(model, tokens)) for model in RULED for tokens in (9, 129)]
     found.append(make_case(Setup("flash", 0, "empty")))
     return found + [make_case(Setup(m, t, "time")) for m in ("flash", "pro") for t in TIMED]
 

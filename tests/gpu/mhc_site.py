@@ -22,6 +22,9 @@ STREAMS, EPS, MIX_EPS, ITERATIONS = 4, 1e-6, 1e-6, 20
 SPLIT = 2.0**-17  # of a weight that two bf16 lose
 BATCHES = ((1, 8), (3, 64), (8, 9), (64, 129), (1, 257), (120, 4096))
 MODELS = {"flash": 4096, "pro": 7168, "tiny": 256}
+# Tiles of other widths come by rule: one warp, a cluster of two.
+RULED = {"w32": 32, "w1024": 1024}
+WIDTHS = MODELS | RULED
 
 
 @dataclass(frozen=True)

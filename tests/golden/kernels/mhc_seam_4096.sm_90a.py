@@ -292,52 +292,66 @@ def put_sums(kept: cute.Tensor, shared: Shared, me: Worker, tile: cutlass.Conste
 
 
 @cute.jit
-def send(address: Int32, bar: Int32, rank: Int32, values: cute.Tensor):
+def send(address: Int32, bar: Int32, rank: Int32, values: cute.Tensor, tile: cutlass.Constexpr):
     """Four floats to shared memory of block `rank`, counted by its barrier."""
-    cute.arch.inline_ptx(
-        "{ .reg .b32 a, b; mapa.shared::cluster.u32 a, {$r0}, {$r2};"
-        " mapa.shared::cluster.u32 b, {$r1}, {$r2};"
-        " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32"
-        " [a], { {$r3}, {$r4}, {$r5}, {$r6} }, [b]; }",
-        read_only_args=[address, bar, rank, values[0], values[1], values[2], values[3]],
-    )
+    if cutlass.const_expr(tile.blocks == 1):
+        at(address, Float32, 4).store(values.load())
+    else:
+        cute.arch.inline_ptx(
+            "{ .reg .b32 a, b; mapa.shared::cluster.u32 a, {$r0}, {$r2};"
+            " mapa.shared::cluster.u32 b, {$r1}, {$r2};"
+            " st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32"
+            " [a], { {$r3}, {$r4}, {$r5}, {$r6} }, [b]; }",
+            read_only_args=[address, bar, rank, values[0], values[1], values[2], values[3]],
+        )
 
 
 @cute.jit
-def expect(bars: cute.Pointer, count: cutlass.Constexpr, me: Worker):
+def expect(bar: cute.Pointer, count: cutlass.Constexpr, me: Worker, tile: cutlass.Constexpr):
     """Tell a barrier how many bytes come in this phase."""
-    if me.warp == 0:
-        if me.lane == 0:
-            cute.arch.mbarrier_arrive_and_expect_tx(bars, count)
+    if cutlass.const_expr(tile.blocks > 1):
+        if me.warp == 0:
+            if me.lane == 0:
+                cute.arch.mbarrier_arrive_and_expect_tx(bar, count)
+
+
+@cute.jit
+def await_sums(bar: cute.Pointer, phase: Int32, me: Worker, tile: cutlass.Constexpr):
+    """Wait for what was sent here. A cluster of one block has only its own warps to wait for."""
+    if cutlass.const_expr(tile.blocks == 1):
+        cute.arch.barrier(barrier_id=1 + 4 * me.group, number_of_threads=32 * tile.warps)
+    else:
+        cute.arch.mbarrier_wait(bar, phase)
 
 
 @cute.jit
 def send_sums(shared: Shared, me: Worker, tile: cutlass.Constexpr):
     """Add up the warps' sums and send them to every block."""
     bars = shared.bars + 3 * me.group
-    expect(bars, 4 * TOKENS * SUMS * tile.blocks, me)
+    expect(bars, 4 * TOKENS * SUMS * tile.blocks, me, tile)
     quads = cutlass.const_expr(TOKENS * SUMS // 4)
     parts = cutlass.const_expr(max(min(32 * tile.warps // quads, tile.blocks), 1))
-    thread = me.warp * 32 + me.lane
-    if thread < quads * parts:
-        quad_, part = thread % quads, thread // quads
-        total = cute.make_rmem_tensor((4,), Float32)
-        total.fill(0.0)
-        for w in cutlass.range_constexpr(tile.warps):
-            place = shared.warp_sums[None, w, me.group].iterator.toint() + 16 * quad_
-            total.store(total.load() + at(place, Float32, 4).load())
-        place = shared.block_sums[None, me.rank, me.group].iterator.toint() + 16 * quad_
-        for i in cutlass.range_constexpr(-(-tile.blocks // parts)):
-            block = i * parts + part
-            if block < tile.blocks:
-                send(place, bars.toint(), block, total)
+    for first in cutlass.range_constexpr(0, quads * parts, 32 * tile.warps):
+        thread = first + me.warp * 32 + me.lane
+        if thread < quads * parts:
+            quad_, part = thread % quads, thread // quads
+            total = cute.make_rmem_tensor((4,), Float32)
+            total.fill(0.0)
+            for w in cutlass.range_constexpr(tile.warps):
+                place = shared.warp_sums[None, w, me.group].iterator.toint() + 16 * quad_
+                total.store(total.load() + at(place, Float32, 4).load())
+            place = shared.block_sums[None, me.rank, me.group].iterator.toint() + 16 * quad_
+            for i in cutlass.range_constexpr(-(-tile.blocks // parts)):
+                block = i * parts + part
+                if block < tile.blocks:
+                    send(place, bars.toint(), block, total, tile)
 
 
 @cute.jit
 def send_squares(shared: Shared, me: Worker, tile: cutlass.Constexpr):
     """Add up the warps' sums of x^2 and send them to every block."""
     bars = shared.bars + 3 * me.group + 1
-    expect(bars, 4 * TOKENS * tile.blocks, me)
+    expect(bars, 4 * TOKENS * tile.blocks, me, tile)
     thread = me.warp * 32 + me.lane
     if thread < TOKENS // 4 * tile.blocks:
         half, block = thread % 2, thread // 2
@@ -347,7 +361,7 @@ def send_squares(shared: Shared, me: Worker, tile: cutlass.Constexpr):
             place = shared.warp_squares[None, w, me.group].iterator.toint() + 16 * half
             total.store(total.load() + at(place, Float32, 4).load())
         place = shared.block_squares[None, me.rank, me.group].iterator.toint() + 16 * half
-        send(place, bars.toint(), block, total)
+        send(place, bars.toint(), block, total, tile)
 
 
 @cute.jit
@@ -655,7 +669,7 @@ def work(
     for s in cutlass.range_constexpr(tile.slices):
         cute.autovec_copy(octet(site.norm, first_channel(s, me, tile)), weight[None, s])
     bars = shared.bars + 3 * me.group
-    cute.arch.mbarrier_wait(bars, phase)
+    await_sums(bars, phase, me, tile)
     add_up_sums(shared, me, tile)
     # Blocks of the cluster take turns with post and comb of a group's tiles.
     mine = turn % tile.blocks == me.rank
@@ -673,7 +687,7 @@ def work(
         number_of_threads=32 * tile.warps + (32 if mine else 0),
     )
     send_squares(shared, me, tile)
-    cute.arch.mbarrier_wait(bars + 1, phase)
+    await_sums(bars + 1, phase, me, tile)
     mean = total_square(shared, me, tile) * (1.0 / WIDTH)
     factor = cute.math.rsqrt(mean + EPS, fastmath=True)
     store_x(site, token, x, factor, weight, me, tile)

@@ -101,13 +101,20 @@ class Tile:
 
 
 # --- shared memory ------------------------------------------------------------------------------
-# Barriers of a stage: loaded ("full"), RoPE dims turned ("ready"), free again ("empty").
+# Barriers of a stage: loaded ("full"), free again ("empty"). As many barriers say in turn, head by
+# head, that RoPE dims were turned ("ready").
 
 
 @cute.jit
 def barriers(bars, tile: cutlass.Constexpr):
     """The full, ready and empty barriers."""
     return bars, bars + tile.stages, bars + 2 * tile.stages
+
+
+@cute.jit
+def await_turned(ready, head, tile: cutlass.Constexpr):
+    """Wait until the RoPE dims of a head are turned."""
+    cute.arch.mbarrier_wait(ready + head % tile.stages, head // tile.stages & 1)
 
 
 @cute.jit
@@ -244,10 +251,11 @@ def unrope(
     x_base: Int32, angles: cute.Tensor, kept: cute.Tensor, token0: Int32, thread: Int32, bars,
     tile: cutlass.Constexpr,
 ):
-    """The RoPE warps: per stage, turn the last box if it ends a head, then report."""
+    """The RoPE warps: turn the last box of each head and report it; they read no other stage."""
     full, ready, empty = barriers(bars, tile)
     cute.arch.griddepcontrol_wait()
     keep_angles(angles, kept, token0, thread, tile)
+    turn = Int32(0)
     for step in cutlass.range(tile.steps, unroll=1):
         stage = step % tile.stages
         cute.arch.mbarrier_wait(full + stage, step // tile.stages & 1)
@@ -256,8 +264,10 @@ def unrope(
             unrope_box(box, kept, thread, tile)
             # wgmma and the next TMA load use another path to shared memory.
             cute.arch.fence_proxy("async.shared", space="cta")
+            cute.arch.sync_warp()
+            release(ready, turn % tile.stages)
+            turn += 1
         cute.arch.sync_warp()
-        release(ready, stage)
         release(empty, stage)
 
 
@@ -327,7 +337,7 @@ def consume_mma(
             k = step * tile.x_boxes + box
             box = stage * tile.x_boxes + box
             if (k + 1) % (HEAD // BOX) == 0:
-                cute.arch.mbarrier_wait(ready + stage, phase)
+                await_turned(ready, k // (HEAD // BOX), tile)
             factor = None
             w = w_at + box * (tile.rows * 128)
             multiply_mma(mma, acc, w, x_at + box * (tile.tokens * 128), factor, tile)
@@ -352,7 +362,7 @@ def consume_wgmma(
         stage, phase = step % tile.stages, step // tile.stages & 1
         cute.arch.mbarrier_wait(full + stage, phase)
         if (step + 1) % (HEAD // BOX) == 0:
-            cute.arch.mbarrier_wait(ready + stage, phase)
+            await_turned(ready, step // (HEAD // BOX), tile)
         warpgroup.fence()
         for kb in cutlass.range_constexpr(4):
             cute.gemm(mma, acc, ra[None, None, kb, stage], rb[None, None, kb, stage], acc)

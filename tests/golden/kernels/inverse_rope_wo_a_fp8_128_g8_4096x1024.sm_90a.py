@@ -103,13 +103,20 @@ class Tile:
 
 
 # --- shared memory ------------------------------------------------------------------------------
-# Barriers of a stage: loaded ("full"), RoPE dims turned ("ready"), free again ("empty").
+# Barriers of a stage: loaded ("full"), free again ("empty"). As many barriers say in turn, head by
+# head, that RoPE dims were turned ("ready").
 
 
 @cute.jit
 def barriers(bars, tile: cutlass.Constexpr):
     """The full, ready and empty barriers."""
     return bars, bars + tile.stages, bars + 2 * tile.stages
+
+
+@cute.jit
+def await_turned(ready, head, tile: cutlass.Constexpr):
+    """Wait until the RoPE dims of a head are turned."""
+    cute.arch.mbarrier_wait(ready + head % tile.stages, head // tile.stages & 1)
 
 
 @cute.jit
@@ -246,10 +253,11 @@ def unrope(
     x_base: Int32, angles: cute.Tensor, kept: cute.Tensor, token0: Int32, thread: Int32, bars,
     tile: cutlass.Constexpr,
 ):
-    """The RoPE warps: per stage, turn the last box if it ends a head, then report."""
+    """The RoPE warps: turn the last box of each head and report it; they read no other stage."""
     full, ready, empty = barriers(bars, tile)
     cute.arch.griddepcontrol_wait()
     keep_angles(angles, kept, token0, thread, tile)
+    turn = Int32(0)
     for step in cutlass.range(tile.steps, unroll=1):
         stage = step % tile.stages
         cute.arch.mbarrier_wait(full + stage, step // tile.stages & 1)
@@ -258,8 +266,10 @@ def unrope(
             unrope_box(box, kept, thread, tile)
             # wgmma and the next TMA load use another path to shared memory.
             cute.arch.fence_proxy("async.shared", space="cta")
+            cute.arch.sync_warp()
+            release(ready, turn % tile.stages)
+            turn += 1
         cute.arch.sync_warp()
-        release(ready, stage)
         release(empty, stage)
 
 
@@ -377,7 +387,7 @@ def consume_mma(
             k = step * tile.x_boxes + box
             box = stage * tile.x_boxes + box
             if (k + 1) % (HEAD // BOX) == 0:
-                cute.arch.mbarrier_wait(ready + stage, phase)
+                await_turned(ready, k // (HEAD // BOX), tile)
             factor = factors[k // 2]
             w = (w_at ^ (box % 2 << 6)) + box // 2 * (tile.rows * 128)
             multiply_mma(mma, acc, w, x_at + box * (tile.tokens * 128), factor, tile)
@@ -427,7 +437,7 @@ def consume_wgmma(
             w = w_at + stage * (tile.rows * 64)
             decode_a(ra32, 16 * j, w, q, factors[step // 2])
             if (step + 1) % (HEAD // BOX) == 0:
-                cute.arch.mbarrier_wait(ready + stage, phase)
+                await_turned(ready, step // (HEAD // BOX), tile)
             # A wait that leaves the group of the other registers open makes ptxas serialise.
             warpgroup.wait_group(0)
             if step >= tile.warps_k:

@@ -1,10 +1,11 @@
-"""Write the tables of docs/performance.md from runs of `scripts/gpu_kernels.py`.
+"""Write the tables of docs/performance.md, and its roofline pictures, from runs on the GPU.
 
 usage: performance.py [docs/perf]
 
-Each kind's figures come from <folder>/<kind>.json if it is such a run, else from
-<folder>/gpu_kernels.json. The page's text is kept; what stands between `<!-- begin NAME -->` and
-`<!-- end NAME -->` is replaced.
+A kind's gates come from <folder>/<kind>.json if it is a run of `scripts/gpu_kernels.py`, else from
+<folder>/gpu_kernels.json; its times from <folder>/times.json, one run of everything that is timed,
+if they are there. bench_*.json are documents of `dsv4c bench`. The page's text is kept; what stands
+between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced.
 """
 
 from __future__ import annotations
@@ -16,7 +17,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+import performance_bench  # noqa: E402
+
 PAGE = ROOT / "docs" / "performance.md"
+PICTURES = ROOT / "docs" / "images"
 MMA_RATE = 790e12  # FLOP/s of a bf16 8192^3 product on this card, random data
 
 Result = dict[str, Any]
@@ -33,16 +39,24 @@ def main() -> None:
             runs |= _by_kind(run)
     text = PAGE.read_text(encoding="utf-8")
     text = _put(text, "card", f"{whole['device']}, torch {whole['torch']}")
-    for kind, (results, rate) in runs.items():
-        text = _put(text, f"gates {kind}", _gates(results))
-        text = _put(text, f"times {kind}", _times(results, rate))
+    for kind, run in runs.items():
+        text = _put(text, f"gates {kind}", _gates(run["results"]))
+    times = folder / "times.json"
+    if times.exists():
+        runs |= _by_kind(json.loads(times.read_text(encoding="utf-8")))
+    for kind, run in runs.items():
+        text = _put(text, f"times {kind}", _times(run))
     text = _put(text, "plan", _plan(json.loads((folder / "gpu_text.json").read_text("utf-8"))))
     text = _put(text, "decode", _decode(json.loads((folder / "decode.json").read_text("utf-8"))))
     layers = folder / "layers.json"
     if layers.exists():
         text = _put(text, "layers", _layers(json.loads(layers.read_text(encoding="utf-8"))))
-    steps = {n: json.loads((folder / f"bench_flash_{n}.json").read_text("utf-8")) for n in (1, 64)}
-    PAGE.write_text(_put(text, "bench", _bench(steps)), encoding="utf-8")
+    for path in sorted(folder.glob("bench_*.json")):
+        tables, picture = performance_bench.tables(path)
+        for name, body in tables.items():
+            text = _put(text, name, body)
+        (PICTURES / f"{path.stem}.svg").write_text(picture, encoding="utf-8")
+    PAGE.write_text(text, encoding="utf-8")
 
 
 def _decode(found: Result) -> str:
@@ -90,23 +104,12 @@ def _layers(found: Result) -> str:
     return "\n".join(lines)
 
 
-def _bench(steps: dict[int, Result]) -> str:
-    """Kernels of one decode step for several batch sizes, as `dsv4c bench` measured them."""
-    heads = [f"B = {n}: us | of copy rate" for n in steps]
-    lines = [f"| kernel | nodes | {' | '.join(heads)} |", "|---|---|" + "---|---|" * len(steps)]
-    for kernels in zip(*(step["kernels"] for step in steps.values()), strict=True):
-        cells = [f"{one['us']:.2f} | {one['share']:.0%}" for one in kernels]
-        lines.append(f"| `{kernels[0]['kernel']}` | {kernels[0]['nodes']} | {' | '.join(cells)} |")
-    whole = [f"{step['step_us']:.0f} | " for step in steps.values()]
-    return "\n".join([*lines, f"| the step as one graph | | {' | '.join(whole)} |"])
-
-
-def _by_kind(run: Result) -> dict[str, tuple[list[Result], float]]:
-    """Results of each kind, with the copy rate of their run."""
+def _by_kind(run: Result) -> dict[str, Result]:
+    """The run, with the results of each kind alone."""
     kinds: dict[str, list[Result]] = {}
     for result in run["results"]:
         kinds.setdefault(result["case"].split("/")[0], []).append(result)
-    return {kind: (results, run["copy_rate"]) for kind, results in kinds.items()}
+    return {kind: run | {"results": results} for kind, results in kinds.items()}
 
 
 def _plan(found: Result) -> str:
@@ -141,24 +144,31 @@ def _put(text: str, name: str, body: str) -> str:
     return pattern.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text)
 
 
-def _gates(results: list[Result]) -> str:
+def _gates_of(results: list[Result]) -> dict[str, Result]:
+    """What `scripts/gate_summary.py` sums up, of one run."""
+    kernels: dict[str, Result] = {}
+    for result in results:
+        for gate in result.get("gates", []):
+            one = kernels.setdefault(result["kernel"], {"cases": 0, "failed": 0, "worst": 0.0})
+            one["failed"] += not gate["ok"]
+            one["worst"] = max(one["worst"], gate["ratio"])
+        if result.get("gates"):
+            kernels[result["kernel"]]["cases"] += 1
+    return kernels
+
+
+def _gates(kernels: dict[str, Result]) -> str:
     """Per kernel: cases, gates that failed, the worst ratio of an error to its bound."""
     lines = ["| kernel | cases | failed gates | worst error / bound |", "|---|---|---|---|"]
-    kernels: dict[str, list[Result]] = {}
-    for result in results:
-        if result.get("gates"):
-            kernels.setdefault(result["kernel"], []).append(result)
-    for name, cases in sorted(kernels.items()):
-        gates = [gate for case in cases for gate in case["gates"]]
-        failed = sum(not gate["ok"] for gate in gates)
-        worst = max(gate["ratio"] for gate in gates)
-        lines.append(f"| `{name}` | {len(cases)} | {failed} | {worst:.3f} |")
+    for name, one in sorted(kernels.items()):
+        lines.append(f"| `{name}` | {one['cases']} | {one['failed']} | {one['worst']:.3f} |")
     return "\n".join(lines)
 
 
-def _times(results: list[Result], copy_rate: float) -> str:
+def _times(run: Result) -> str:
     """Per timed case: microseconds, floor, shares, and other implementations of the same run."""
-    timed = [result for result in results if "us" in result]
+    copy_rate, mma_rate = run["copy_rate"], run.get("bf16_rate", MMA_RATE)
+    timed = [result for result in run["results"] if "us" in result]
     others = list(dict.fromkeys(name for one in timed for name in one.get("baselines", {})))
     if not timed:
         return "not timed"
@@ -167,7 +177,7 @@ def _times(results: list[Result], copy_rate: float) -> str:
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for one in timed:
         us = min(one["us"], one.get("us_again", one["us"]))
-        floor = 1e6 * max(one["bytes"] / copy_rate, one.get("flops", 0) / MMA_RATE)
+        floor = 1e6 * max(one["bytes"] / copy_rate, one.get("flops", 0) / mma_rate)
         rate = one["bytes"] / (us * 1e-6) / copy_rate
         name = one["case"].split("/")[1].removesuffix("_time")
         flops = f"{one['flops'] / us / 1e6:.1f}" if one.get("flops") else "-"
@@ -177,7 +187,8 @@ def _times(results: list[Result], copy_rate: float) -> str:
             for other in others
         ]
         lines.append("| " + " | ".join(row) + " |")
-    lines += ["", f"Copy rate of this run: {copy_rate / 1e12:.2f} TB/s."]
+    rates = f"copies {copy_rate / 1e12:.2f} TB/s, bf16 products {mma_rate / 1e12:.0f} TFLOP/s"
+    lines += ["", f"Rates of this run: {rates}."]
     return "\n".join(lines)
 
 

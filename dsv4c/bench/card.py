@@ -18,7 +18,7 @@ def measure_card() -> Card:
     facts = torch.cuda.get_device_properties(torch.cuda.current_device())
     return Card(
         facts.name,
-        torch.__version__,
+        str(torch.__version__),
         facts.L2_cache_size,
         copy_rate(),
         _product_rate(_bf16_product),

@@ -158,18 +158,18 @@ def _replay_us(session: Session, rows: int) -> float:
 
 
 def times(plan: Plan) -> dict[str, Any]:
-    """Microseconds of a replayed step, of an eager one and of a whole `decode` call, by rows."""
+    """Microseconds of a replayed step, of an eager one and of a whole `advance` call, by rows."""
     session, found = filled(plan, [40] * 8), dict[str, Any]()
     for rows in (1, 2, 8):
         found[f"replay_us_{rows}"] = _replay_us(session, rows)
         start = time.perf_counter()
         for _ in range(20):
-            session.decode(list(range(rows)), [3] * rows)
+            session.advance(list(range(rows)), [3] * rows)
         found[f"decode_us_{rows}"] = (time.perf_counter() - start) / 20 * 1e6
     eager(session)
     start = time.perf_counter()
     for _ in range(10):
-        session.decode([0], [3])
+        session.advance([0], [3])
     found["eager_us_1"] = (time.perf_counter() - start) / 10 * 1e6
     return found
 

@@ -12,7 +12,7 @@ import torch
 from dsv4c import hardware
 from dsv4c.bench.card import measure_card
 from dsv4c.bench.peers.compare import compare
-from dsv4c.bench.results import Bench
+from dsv4c.bench.results import Bench, StepRow
 from dsv4c.bench.steps import measure_step
 from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.config import ModelConfig, parse_config
@@ -69,18 +69,21 @@ def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Ben
     tell = report or (lambda phase, done, total: None)
     tell("bench", 0, len(steps) + 1)
     card = measure_card()
-    found = []
+    torch.cuda.empty_cache()
+    # In processes of their own, while this one holds no weights.
+    peers = None if wanted.peers is None else compare(wanted.peers, _library(plan), plan.path)
+    found: list[StepRow] = []
     for number, (sequences, context, tokens) in enumerate(steps, 1):
-        torch.cuda.empty_cache()
         tell("bench", number, len(steps) + 1)
         found.append(measure_step(plan, card, sequences, context, tokens))
-    peers = None
-    if wanted.peers is not None:
-        assert plan.manifest.library is not None
         torch.cuda.empty_cache()
-        peers = compare(wanted.peers, plan.path / plan.manifest.library)
     tell("bench", len(steps) + 1, len(steps) + 1)
     return Bench(plan.manifest.model.name, plan.target, card, found, peers)
+
+
+def _library(plan: Plan) -> Path:
+    assert plan.manifest.library is not None, "a plan for a GPU has kernels"
+    return plan.path / plan.manifest.library
 
 
 def _prefill_rows(plan: Plan, tokens: int) -> int:

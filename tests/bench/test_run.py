@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
 import dsv4c
 from dsv4c import cli, hardware
 from dsv4c.bench import run as module
+from dsv4c.bench.peers.compare import PeerRow
 from dsv4c.bench.results import Bench, StepRow, encode
 from dsv4c.bench.run import Wanted, compile_config, one_of_each, run_bench
 from dsv4c.errors import DsvError
@@ -117,6 +119,24 @@ def test_steps_of_a_run(plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch)
     assert (seen[0], seen[-1]) == (("bench", 0, 4), ("bench", 4, 4))
     with pytest.raises(DsvError, match="DSV101: the tokens of a prefill step"):
         run_bench(plan, Wanted([1], 4095, 1000))
+
+
+def test_peers_are_given_the_plan(
+    plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured(plan, run, monkeypatch)
+    asked: list[tuple[Path, ...]] = []
+
+    def compare(*paths: Path) -> list[PeerRow]:
+        asked.append(paths)
+        return run.peers or []
+
+    monkeypatch.setattr(module, "compare", compare)
+    manifest = msgspec.structs.replace(plan.manifest, library="kernels/library.so")
+    monkeypatch.setattr(plan, "manifest", manifest)
+    assert run_bench(plan, Wanted([1], 4095)).peers is None
+    assert run_bench(plan, Wanted([], 4095, peers=tmp_path)).peers == run.peers
+    assert asked == [(tmp_path, plan.path / "kernels/library.so", plan.path)]
 
 
 def test_the_command(

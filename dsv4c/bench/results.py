@@ -143,7 +143,7 @@ class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole run.
 
     Attributes:
-        plan: name of the model, or what was compiled for the run.
+        plan: name of its folder, or of the config that was compiled for the run.
         target: of the plan.
         card: measured in the same run.
         steps: decode steps, then prefill.

@@ -78,7 +78,7 @@ def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Ben
         found.append(measure_step(plan, card, sequences, context, tokens))
         torch.cuda.empty_cache()
     tell("bench", len(steps) + 1, len(steps) + 1)
-    return Bench(plan.manifest.model.name, plan.target, card, found, peers)
+    return Bench(plan.path.resolve().name, plan.target, card, found, peers)
 
 
 def _library(plan: Plan) -> Path:

@@ -132,7 +132,7 @@ def _plan(ctx: click.Context, name: str, report: Progress | None) -> Generator[P
         return
     random = {key: ctx.params[key] for key in _RANDOM}
     with tempfile.TemporaryDirectory(prefix="dsv4c-bench-") as folder:
-        yield compile_config(name, Path(folder) / "plan", **random, report=report)
+        yield compile_config(name, Path(folder) / path.stem, **random, report=report)
 
 
 def _given(ctx: click.Context, name: str) -> bool:

@@ -353,14 +353,18 @@ def _verify(setup: Setup, run: Run) -> list[Gate]:
 
 
 def _with_slope(gate: Gate, y: torch.Tensor, r: torch.Tensor, limit: torch.Tensor) -> Gate:
-    """The gate with the slope judged row by row: one p of few may be off by its rounding."""
+    """The gate with the slope judged row by row: one p of few may be off by its rounding.
+
+    What the correctly rounded row itself is off by is allowed beside the limit.
+    """
     if not math.isfinite(gate.ratio):
         return gate
-    y, r = (torch.where(torch.isfinite(r), t.double(), 0.0) for t in (y, r))
+    rounded = r.to(y.dtype)
+    y, rounded, r = (torch.where(torch.isfinite(r), t.double(), 0.0) for t in (y, rounded, r))
     square = (r * r).sum(-1)
     known = square > 2.0**-200
-    off = torch.where(known, ((y * r).sum(-1) / square - 1).abs(), 0.0)
-    worst = float((off / limit).nan_to_num().max())
+    off, own = (torch.where(known, ((t * r).sum(-1) / square - 1).abs(), 0.0) for t in (y, rounded))
+    worst = float((off / (limit + own)).nan_to_num().max())
     small = dataclasses.replace(gate, slope=float(off.max()))
     l2 = torch.where(known, (y - r).norm(dim=-1) / square.sqrt(), 0.0)
     # p and the output are each rounded by at most u_bf16

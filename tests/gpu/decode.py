@@ -9,6 +9,7 @@ repeat one step 100 times each: every repeat of every process must have the same
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from sessions import LENGTHS, eager, filled, same, states, steps, tokens  # noqa
 from dsv4c.plan.plan import Plan, load_plan  # noqa: E402
 from dsv4c.runtime.batch import TokenBatch  # noqa: E402
 from dsv4c.runtime.decode import Decoder  # noqa: E402
+from dsv4c.runtime.memory import session_bytes  # noqa: E402
 from dsv4c.runtime.session import Session  # noqa: E402
 
 
@@ -143,6 +145,22 @@ def only_references_do_more(plan: Plan) -> dict[str, Any]:
     return {"reference_nodes": 0}
 
 
+def peak_is_what_was_computed(plan: Plan) -> dict[str, Any]:
+    """Bytes on the device of a second session, through prefill and decode, against `session_bytes`."""
+    plan.session(max_sequences=1, max_tokens=128)  # weights and kernels stay
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    session = filled(plan, LENGTHS)
+    steps(session)
+    peak = torch.cuda.max_memory_allocated() - before
+    needed = session_bytes(session.executor.graph, session.slots.pages)
+    computed = needed["states"] + needed["arena"] + needed["inputs"]
+    pieces = len(session.executor.states) + 3
+    assert computed <= peak <= computed + 512 * pieces, (computed, peak)
+    return {"computed": computed, "peak": peak}
+
+
 def _replay_us(session: Session, rows: int) -> float:
     decoder: Decoder = session.decoder
     batch = one_more(session, range(rows))
@@ -210,6 +228,7 @@ CHECKS: tuple[Callable[[Plan], dict[str, Any]], ...] = (
     repeats_are_equal,
     a_step_does_nothing_else,
     only_references_do_more,
+    peak_is_what_was_computed,
     alone_equals_batch,
     *isolation.CHECKS,
     times,

@@ -64,11 +64,12 @@ def rows(folder: Path, kernels: Kernels) -> Iterator[PeerRow]:
             mine = _ours(kernel, ours, sink)
             peer = _theirs(theirs, sink, sets[0])
             ratios = _check(sets[0], near, far, sink, mine(sets[0]), peer(sets[0]))
-            us = side_by_side(mine, peer, sets)
+            us, peer_us = side_by_side(sets, mine, peer)
             yield PeerRow(
                 "FlashMLA",
                 f"{shape.heads} heads, {WINDOW} + {shape.chosen} rows, B = {batch}",
-                *us,
+                us,
+                peer_us,
                 bytes=touched,
                 ratio=ratios[0],
                 peer_ratio=ratios[1],

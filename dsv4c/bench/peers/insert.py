@@ -65,9 +65,9 @@ def rows(folder: Path, kernels: Kernels) -> Iterator[PeerRow]:
             count = set_count(moved)
             sets = [_inputs(tokens, heads, table, make) for _ in range(count)]
             ratio = _check(sets[0], mine(sets[0]), peer(sets[0]))
-            us = side_by_side(mine, peer, sets)
+            us, peer_us = side_by_side(sets, mine, peer)
             case = f"{heads} heads, T = {tokens}"
-            yield PeerRow("vLLM insert", case, *us, moved, ratio, ratio, BOUND)
+            yield PeerRow("vLLM insert", case, us, peer_us, moved, ratio, ratio, BOUND)
 
 
 # --- inputs ---------------------------------------------------------------------------------

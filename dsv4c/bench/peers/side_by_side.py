@@ -17,24 +17,22 @@ _GRAPH_SECONDS = 2e-3
 _MOST_CALLS = 400
 
 
-def side_by_side(
-    ours: Callable[[S], object], theirs: Callable[[S], object], sets: Sequence[S]
-) -> tuple[float, float]:
+def side_by_side(sets: Sequence[S], *sides: Callable[[S], object]) -> list[float]:
     """Microseconds per call of each side: medians over replays in the order A B B A.
 
     Args:
-        ours: what is timed, given an input set; results that it returns rotate through as much
-            memory as the sets.
-        theirs: likewise.
         sets: that calls rotate through; all of them are used in a replay.
+        sides: what is timed, given an input set; results that they return rotate through as much
+            memory as the sets.
     """
-    graphs = [captured([partial(side, one) for one in sets]) for side in (ours, theirs)]
-    times: tuple[list[float], list[float]] = ([], [])
+    graphs = [captured([partial(side, one) for one in sets]) for side in sides]
+    times: list[list[float]] = [[] for _ in sides]
     for turn in range(2 * _REPLAYS):
-        for side in (0, 1) if turn % 2 else (1, 0):
+        order = range(len(sides)) if turn % 2 else reversed(range(len(sides)))
+        for side in order:
             graph, count = graphs[side]
             times[side].append(seconds(graph.replay) * 1e6 / count)
-    return statistics.median(times[0]), statistics.median(times[1])
+    return [statistics.median(one) for one in times]
 
 
 def captured(calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:

@@ -58,7 +58,7 @@ def cases() -> list[Case]:
             mhc_site.batch_case(make_case(Setup(model, 64, most, "batch", few)), INPUTS, (4,), few)
             for few, most in mhc_site.BATCHES
         ]
-    found += [make_case(Setup(model, 300, rows)) for model in RULED for rows in (9, 129)]
+    found += [make_case(Setup(model, 300, rows)) for model in RULED for rows in (*LENGTHS, 9)]
     found.append(make_case(Setup("flash", 5, 0, "empty")))
     return found + [
         make_case(Setup(m, *sizes, "time")) for m in ("flash", "pro") for sizes in TIMED

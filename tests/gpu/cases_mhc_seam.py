@@ -60,7 +60,7 @@ def cases() -> list[Case]:
             )
             for few, most in mhc_site.BATCHES
         ]
-    found += [make_case(Setup(model, tokens)) for model in RULED for tokens in (9, 129)]
+    found += [make_case(Setup(model, tokens)) for model in RULED for tokens in (*LENGTHS, 9)]
     found.append(make_case(Setup("flash", 0, "empty")))
     return found + [make_case(Setup(m, t, "time")) for m in ("flash", "pro") for t in TIMED]
 

@@ -6,6 +6,12 @@ outside    the last thread writes one element behind y's memory
 race       no barrier between writing shared memory and reading it
 unwritten  the second half of x is never written by anyone
 diverged   half of a warp waits at the block's barrier
+overlap    as pingpong, but the first half does not wait for the second one
+hasty      as elected, but the lane arrives before its warp has written
+overtaken  as rearrive, but the writers do not wait until the readers are done
+early      a bulk copy fills shared memory; it is read before the copy's mbarrier says so
+refilled   the next bulk copy goes to the same place, and nobody knows whether all have read
+unwaited   as rearrive, but nobody waits for the first phase
 
 Correct as well, in ways that a tool may not follow; what it reports here is its limit, not a fault:
 arrive     half of the threads write and only arrive at a named barrier, the others wait at it
@@ -13,6 +19,7 @@ mbarrier   half of the threads write and arrive at an mbarrier, the others wait 
 elected    as mbarrier, but one lane arrives for its warp, behind a barrier of the warp
 pingpong   the halves hand over to each other in turn, through two named barriers
 rearrive   as mbarrier twice; that the first phase is over, the writers know from another mbarrier
+bulk       bulk copies fill shared memory twice; the second one starts when all have read
 """
 
 import cuda.bindings.driver as cuda
@@ -29,19 +36,24 @@ THREADS = 128
 @cute.kernel
 def kernel(x: cute.Tensor, y: cute.Tensor):
     thread, _, _ = cute.arch.thread_idx()
-    shared = SmemAllocator().allocate_tensor(Float32, cute.make_layout(THREADS), byte_alignment=16)
-    bar = SmemAllocator().allocate_array(Int64, 2)
+    smem = SmemAllocator()
+    shared = smem.allocate_tensor(Float32, cute.make_layout(THREADS), byte_alignment=16)
+    bar = smem.allocate_array(Int64, 2)
     if thread == 0:
-        count = 2 if cutlass.const_expr(FAULT == "elected") else THREADS // 2
+        count = 2 if cutlass.const_expr(FAULT in ("elected", "hasty")) else THREADS // 2
+        if cutlass.const_expr(FAULT in ("bulk", "early", "refilled")):
+            count = 1
         cute.arch.mbarrier_init(bar, count)
         cute.arch.mbarrier_init(bar + 1, THREADS // 2)
         cute.arch.mbarrier_init_fence()
     cute.arch.sync_threads()
-    if cutlass.const_expr(FAULT == "pingpong"):
+    if cutlass.const_expr(FAULT in ("bulk", "early", "refilled")):
+        bulk(x, y, shared, bar, thread)
+    elif cutlass.const_expr(FAULT in ("pingpong", "overlap")):
         pingpong(x, y, shared, thread)
-    elif cutlass.const_expr(FAULT == "rearrive"):
+    elif cutlass.const_expr(FAULT in ("rearrive", "overtaken", "unwaited")):
         rearrive(x, y, shared, bar, thread)
-    elif cutlass.const_expr(FAULT in ("arrive", "mbarrier", "elected")):
+    elif cutlass.const_expr(FAULT in ("arrive", "mbarrier", "elected", "hasty")):
         handover(x, y, shared, bar, thread)
     else:
         exchange(x, y, shared, thread)
@@ -51,6 +63,10 @@ def kernel(x: cute.Tensor, y: cute.Tensor):
 def handover(x: cute.Tensor, y: cute.Tensor, shared: cute.Tensor, bar: cute.Pointer, thread: Int32):
     """Threads of the first half write, those of the second read what they wrote."""
     if thread < THREADS // 2:
+        if cutlass.const_expr(FAULT == "hasty"):
+            cute.arch.sync_warp()
+            if thread % 32 == 0:
+                cute.arch.mbarrier_arrive(bar)
         shared[thread] = x[thread]
         if cutlass.const_expr(FAULT == "arrive"):
             cute.arch.barrier_arrive(barrier_id=1, number_of_threads=THREADS)
@@ -58,7 +74,7 @@ def handover(x: cute.Tensor, y: cute.Tensor, shared: cute.Tensor, bar: cute.Poin
             cute.arch.sync_warp()
             if thread % 32 == 0:
                 cute.arch.mbarrier_arrive(bar)
-        else:
+        elif cutlass.const_expr(FAULT == "mbarrier"):
             cute.arch.mbarrier_arrive(bar)
     else:
         if cutlass.const_expr(FAULT == "arrive"):
@@ -79,7 +95,8 @@ def pingpong(x: cute.Tensor, y: cute.Tensor, shared: cute.Tensor, thread: Int32)
                 shared[thread] = x[thread]
                 cute.arch.barrier_arrive(barrier_id=1 + turn, number_of_threads=THREADS)
             else:
-                cute.arch.barrier(barrier_id=1 + turn, number_of_threads=THREADS)
+                if cutlass.const_expr(FAULT == "pingpong" or turn == 0):
+                    cute.arch.barrier(barrier_id=1 + turn, number_of_threads=THREADS)
                 y[thread] = shared[other]
 
 
@@ -88,14 +105,37 @@ def rearrive(x: cute.Tensor, y: cute.Tensor, shared: cute.Tensor, bar: cute.Poin
     """Full and empty mbarriers of a pipeline with one stage, used twice."""
     for i in cutlass.range(2, unroll=1):
         if thread < THREADS // 2:
-            if i > 0:
+            if i > 0 and cutlass.const_expr(FAULT != "overtaken"):
                 cute.arch.mbarrier_wait(bar + 1, i - 1)
             shared[thread] = x[thread]
             cute.arch.mbarrier_arrive(bar)
         else:
-            cute.arch.mbarrier_wait(bar, i)
+            if i > 0 or cutlass.const_expr(FAULT != "unwaited"):
+                cute.arch.mbarrier_wait(bar, i)
             y[thread] = shared[THREADS - 1 - thread]
             cute.arch.mbarrier_arrive(bar + 1)
+
+
+@cute.jit
+def bulk(x: cute.Tensor, y: cute.Tensor, shared: cute.Tensor, bar: cute.Pointer, thread: Int32):
+    """Thread 0 brings x to shared memory, twice; all threads read it, both times."""
+    for i in cutlass.range(2, unroll=1):
+        if thread == 0:
+            cute.arch.mbarrier_arrive_and_expect_tx(bar, 4 * THREADS)
+            cute.arch.inline_ptx(
+                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+                " [{$r0}], [{$r1}], {$r2}, [{$r3}];",
+                read_only_args=[
+                    shared.iterator.toint(), x.iterator.toint(), Int32(4 * THREADS), bar.toint()
+                ],
+            )  # fmt: skip
+        if cutlass.const_expr(FAULT != "early"):
+            cute.arch.mbarrier_wait(bar, i)
+        y[thread] = shared[THREADS - 1 - thread]
+        if cutlass.const_expr(FAULT == "early"):
+            cute.arch.mbarrier_wait(bar, i)
+        if cutlass.const_expr(FAULT != "refilled"):
+            cute.arch.sync_threads()
 
 
 @cute.jit
@@ -121,5 +161,5 @@ def entry(x: cute.Tensor, y: cute.Tensor, stream: cuda.CUstream):
 
 def example_args():
     """Fake arguments: two vectors of f32."""
-    x, y = (make_fake_tensor(Float32, (cute.sym_int(),), (1,), assumed_align=4) for _ in "xy")
+    x, y = (make_fake_tensor(Float32, (cute.sym_int(),), (1,), assumed_align=16) for _ in "xy")
     return x, y, make_fake_stream(use_tvm_ffi_env_stream=True)

@@ -1,0 +1,131 @@
+"""Kernels as racecheck can follow them: named barriers as mbarriers, arrivals by every lane.
+
+racecheck (2025.3) loses track where warps meet at a named barrier that only a part of the block
+shares, and where one lane arrives at an mbarrier for its warp, behind a barrier of the warp: it
+reports minimal correct kernels (`pingpong` and `elected` of faults.py). So it is given the same text
+with these two forms replaced. Who waits for whom stays the same: a named barrier becomes an mbarrier
+that counts the same threads, each of which arrives, and waits where it waited; a lane that arrived
+for its warp becomes all lanes of the warp. Whatever else is wrong stays wrong: faults.py has kernels
+for both forms that must still be reported.
+"""
+
+from __future__ import annotations
+
+import re
+
+HELPERS = '''
+TRACED = {}
+
+
+@cute.jit
+def traced_start(smem, counts: cutlass.Constexpr):
+    """An mbarrier for every named barrier, and where each thread stands with it."""
+    bars = smem.allocate_array(Int64, len(counts))
+    thread, _, _ = cute.arch.thread_idx()
+    if thread == 0:
+        for i in cutlass.range_constexpr(len(counts)):
+            if cutlass.const_expr(counts[i] > 0):
+                cute.arch.mbarrier_init(bars + i, counts[i])
+        cute.arch.mbarrier_init_fence()
+    cute.arch.sync_threads()
+    phases = cute.make_rmem_tensor((len(counts),), Int32)
+    phases.fill(0)
+    TRACED["bars"], TRACED["phases"] = bars, phases
+
+
+@cute.jit
+def traced_arrive(barrier_id, number_of_threads):
+    cute.arch.mbarrier_arrive(TRACED["bars"] + barrier_id)
+    TRACED["phases"][barrier_id] = TRACED["phases"][barrier_id] ^ 1
+
+
+@cute.jit
+def traced_sync(barrier_id, number_of_threads):
+    cute.arch.mbarrier_arrive(TRACED["bars"] + barrier_id)
+    cute.arch.mbarrier_wait(TRACED["bars"] + barrier_id, TRACED["phases"][barrier_id])
+    TRACED["phases"][barrier_id] = TRACED["phases"][barrier_id] ^ 1
+
+
+'''
+# Kind -> before which line the barriers are made, and how many threads share each, by number.
+_SITE = "    if thread == 0:\n        for b in cutlass.range_constexpr(3 * tile.groups):\n"
+_COUNTS = "32 * tile.warps, 32 * tile.warps, 32 * (tile.warps + 1)"
+BARRIERS: dict[str, tuple[tuple[str, str], ...]] = {
+    "inverse_rope_wo_a": (
+        ("    w_tiles = cute.local_tile(w, (", "[0, 32 * tile.warps, ROPE_THREADS]"),
+    ),
+    "linears": (),
+    "mhc_first": ((_SITE, f"[0] + [{_COUNTS}, 32 * (tile.warps + 1)] * tile.groups"),),
+    "mhc_head": ((_SITE, f"[0] + [{_COUNTS}, 32 * tile.warps] * tile.groups"),),
+    "mhc_seam": ((_SITE, f"[0] + [{_COUNTS}, 32 * (tile.warps + 1)] * tile.groups"),),
+    "moe_down": (
+        ("    weights = (weight.iterator.toint(), ", "[0, 32 * SUM_WARPS]"),
+        ("    if warp_id == 0:\n        large_start_ring(", "[0, 128, 128]"),
+    ),
+    "moe_gate_up": (
+        ("    weights = (weight.iterator.toint(), ", "[0, 32 * SUM_WARPS]"),
+        ("    if warp_id == 0:\n        large_start_ring(", "[0, 128, 128]"),
+    ),
+    "planted": (("    if thread == 0:\n        count =", "[0, THREADS, THREADS]"),),
+    "sparse_attention": (
+        ("    caches = Caches(", "[0, CONSUMERS, PRODUCERS + CONSUMERS, CONSUMERS, CONSUMERS]"),
+    ),
+}
+# The fourth barrier of a group is shared with the warp of the coefficients in some turns only; in
+# the others the group's first warp stands in for it.
+_SOMETIMES = """    cute.arch.barrier(
+        barrier_id=4 + 4 * me.group,
+        number_of_threads=32 * tile.warps + (32 if mine else 0),
+    )
+"""
+_ALWAYS = """    if me.warp == 0 and not mine:
+        cute.arch.mbarrier_arrive(TRACED["bars"] + (4 + 4 * me.group))
+    cute.arch.barrier(barrier_id=4 + 4 * me.group, number_of_threads=32 * (tile.warps + 1))
+"""
+
+_ELECTED = re.compile(
+    r"^( *)if (?:cute\.arch\.lane_idx\(\)|lane|thread % 32) == 0:\n +(cute\.arch\.mbarrier_arrive\()",
+    re.MULTILINE,
+)
+
+
+def needs_trace(name: str) -> bool:
+    """Whether racecheck cannot follow the kernel of this name as it is."""
+    kinds = ("inverse_rope_wo_a", "mhc_", "moe_", "sparse_attention")
+    return name.startswith(kinds) or (name.startswith("linears") and "fp4" in name)
+
+
+def traced(kind: str, text: str) -> str:
+    """The text of a kernel with the two forms replaced.
+
+    Args:
+        kind: of the kernel, a key of BARRIERS.
+        text: as `render` gives it.
+    """
+    if kind in ("mhc_first", "mhc_seam"):
+        assert text.count(_SOMETIMES) == 1
+        text = text.replace(_SOMETIMES, _ALWAYS)
+    text = _ELECTED.sub(r"\1\2", text)
+    text = re.sub(r"mbarrier_init\((.+?), (.+)\)$", _init, text, flags=re.MULTILINE)
+    found = 0
+    for line, counts in BARRIERS[kind]:
+        found += text.count(line)
+        text = text.replace(line, f"    traced_start(smem, {counts})\n{line}")
+    if BARRIERS[kind]:
+        assert found, kind
+        text = re.sub(r"cute\.arch\.barrier\((?=\s*barrier_id)", "traced_sync(", text)
+        text = re.sub(r"cute\.arch\.barrier_arrive\((?=\s*barrier_id)", "traced_arrive(", text)
+        first = re.search(r"^@(cute\.jit|dataclass)", text, re.MULTILINE)
+        assert first
+        text = text[: first.start()] + HELPERS.lstrip("\n") + text[first.start() :]
+    return text
+
+
+def _init(found: re.Match[str]) -> str:
+    """Counts of warps become counts of lanes; the first arrival at a loaded stage is one thread's."""
+    bar, count = found.groups()
+    if count == "loads":
+        count = "1 + 32 * (loads - 1)"
+    elif count != "1":
+        count = f"32 * ({count})"
+    return f"mbarrier_init({bar}, {count})"

@@ -349,7 +349,7 @@ def list_experts(
 
 # --- stream -------------------------------------------------------------------------------------
 # Barriers: a stage is loaded ("full"), free again ("empty"); a task's sums lie in shared memory
-# ("summed"), have been read ("taken").
+# ("summed"), have been read ("taken"); the tables of the touched experts are made ("listed").
 
 
 @cute.jit
@@ -357,6 +357,18 @@ def barriers(bars, tile: cutlass.Constexpr):
     """The full and empty barriers, summed, taken."""
     behind = cutlass.const_expr(2 * tile.stages)
     return bars, bars + tile.stages, bars + behind, bars + (behind + 1)
+
+
+def listed(bars, tile: cutlass.Constexpr):
+    """The barrier behind these."""
+    return bars + cutlass.const_expr(2 * tile.stages + 2)
+
+
+@cute.jit
+def await_tables(bars, tile: cutlass.Constexpr):
+    """Where they are made beside the shared expert's tasks."""
+    if cutlass.const_expr(SPREAD):
+        cute.arch.mbarrier_wait(listed(bars, tile), 0)
 
 
 @cute.jit
@@ -368,6 +380,8 @@ def make_barriers(bars, tile: cutlass.Constexpr):
         cute.arch.mbarrier_init(empty + s, tile.warps)
     cute.arch.mbarrier_init(summed, tile.warps)
     cute.arch.mbarrier_init(taken, SUM_WARPS)
+    if cutlass.const_expr(SPREAD):
+        cute.arch.mbarrier_init(listed(bars, tile), SUM_WARPS)
     cute.arch.mbarrier_init_fence()
 
 
@@ -576,6 +590,7 @@ def stream(
             lane, tile,
         )
         task += work[1]
+    await_tables(bars, tile)
     task -= shared_count(work, tile)
     entry = Int32(0)
     while task < tables[3][EXPERTS + 1] * tile.row_tiles:
@@ -619,6 +634,7 @@ def multiply(
         put_sums(acc, at, sums, number, bars, warp_id, lane, tile)
         number += 1
         task += work[1]
+    await_tables(bars, tile)
     task -= shared_count(work, tile)
     while task < blocks[EXPERTS + 1] * tile.row_tiles:
         stage, phase = multiply_task(

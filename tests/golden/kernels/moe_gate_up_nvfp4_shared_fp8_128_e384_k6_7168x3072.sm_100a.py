@@ -347,7 +347,7 @@ def list_experts(
 
 # --- stream -------------------------------------------------------------------------------------
 # Barriers: a stage is loaded ("full"), free again ("empty"); a task's sums lie in shared memory
-# ("summed"), have been read ("taken").
+# ("summed"), have been read ("taken"); the tables of the touched experts are made ("listed").
 
 
 @cute.jit
@@ -355,6 +355,18 @@ def barriers(bars, tile: cutlass.Constexpr):
     """The full and empty barriers, summed, taken."""
     behind = cutlass.const_expr(2 * tile.stages)
     return bars, bars + tile.stages, bars + behind, bars + (behind + 1)
+
+
+def listed(bars, tile: cutlass.Constexpr):
+    """The barrier behind these."""
+    return bars + cutlass.const_expr(2 * tile.stages + 2)
+
+
+@cute.jit
+def await_tables(bars, tile: cutlass.Constexpr):
+    """Where they are made beside the shared expert's tasks."""
+    if cutlass.const_expr(SPREAD):
+        cute.arch.mbarrier_wait(listed(bars, tile), 0)
 
 
 @cute.jit
@@ -366,6 +378,8 @@ def make_barriers(bars, tile: cutlass.Constexpr):
         cute.arch.mbarrier_init(empty + s, tile.warps)
     cute.arch.mbarrier_init(summed, tile.warps)
     cute.arch.mbarrier_init(taken, SUM_WARPS)
+    if cutlass.const_expr(SPREAD):
+        cute.arch.mbarrier_init(listed(bars, tile), SUM_WARPS)
     cute.arch.mbarrier_init_fence()
 
 
@@ -574,6 +588,7 @@ def stream(
             lane, tile,
         )
         task += work[1]
+    await_tables(bars, tile)
     task -= shared_count(work, tile)
     entry = Int32(0)
     while task < tables[3][EXPERTS + 1] * tile.row_tiles:
@@ -617,6 +632,7 @@ def multiply(
         put_sums(acc, at, sums, number, bars, warp_id, lane, tile)
         number += 1
         task += work[1]
+    await_tables(bars, tile)
     task -= shared_count(work, tile)
     while task < blocks[EXPERTS + 1] * tile.row_tiles:
         stage, phase = multiply_task(
@@ -738,7 +754,7 @@ def kernel(
         ),
         16,
     )
-    bars = smem.allocate_array(Int64, 2 * tile.stages + 2)
+    bars = smem.allocate_array(Int64, 2 * tile.stages + 3)
     begins = smem.allocate_tensor(Int32, cute.make_layout((EXPERTS,)), 16)
     ends = smem.allocate_tensor(Int32, cute.make_layout((EXPERTS,)), 16)
     touched = smem.allocate_tensor(Int32, cute.make_layout((EXPERTS,)), 16)
@@ -760,22 +776,27 @@ def kernel(
             make_barriers(bars, tile)
         cute.arch.sync_warp()
         started = start_shared(work, shared_weights, ring_at, bars, lane, tile)
-    cute.arch.griddepcontrol_wait()
-    for e in cutlass.range(thread, EXPERTS, tile.threads, unroll=1):
-        begins[e], ends[e] = offsets[e], offsets[e + 1]
-    cute.arch.sync_threads()
-    if warp_id == tile.warps:
-        list_experts(begins, ends, touched, blocks, lane, tile)
     cute.arch.sync_threads()
     if warp_id < tile.warps:
         multiply(work, mma, blocks, sums, ring_at, bars, warp_id, lane, tile)
     elif warp_id < tile.warps + SUM_WARPS:
+        # What the routing says is looked up beside the shared expert's tasks, which do not need it.
+        cute.arch.griddepcontrol_wait()
+        for e in cutlass.range(thread - 32 * tile.warps, EXPERTS, 32 * SUM_WARPS, unroll=1):
+            begins[e], ends[e] = offsets[e], offsets[e + 1]
+        cute.arch.barrier(barrier_id=1, number_of_threads=32 * SUM_WARPS)
+        if warp_id == tile.warps:
+            list_experts(begins, ends, touched, blocks, lane, tile)
+        cute.arch.barrier(barrier_id=1, number_of_threads=32 * SUM_WARPS)
+        if lane == 0:
+            cute.arch.mbarrier_arrive(listed(bars, tile))
         activate(
             work, routing, order, scale_2,
             (Float32(1.0), Float32(1.0)),
             tables, act, shared_act, sums, slots, factors, bars, thread - 32 * tile.warps, tile,
         )
     else:
+        cute.arch.griddepcontrol_wait()
         stream(
             work, weights, shared_weights, x, x, order, tables, ring_at, bars, started, lane, tile
         )

@@ -90,10 +90,12 @@ class SlotTable:
             DsvError: as `require` and `check_room`.
         """
         lengths = self.lengths
-        if not all(map(lengths.__contains__, slots)):
+        try:
+            positions = [lengths[slot] for slot in slots]
+        except KeyError:
             for slot in slots:
                 self.require(slot)
-        positions = [lengths[slot] for slot in slots]
+            raise
         if positions and max(positions) >= self.max_tokens:
             for slot in slots:
                 self.check_room(slot, 1)

@@ -28,7 +28,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         name: of the device.
         torch: version that made the copies and products.
         l2: bytes of the L2 cache.
-        copy: bytes per second, read plus written, of a copy of 1 GiB (2 GiB in all).
+        copy: bytes per second, read plus written, of copies of 256 MiB, 2 GiB in all.
         bf16: FLOP/s of a bf16 product of 8192 x 8192 x 8192 on random data.
         fp8: the same of e4m3 operands with one scale each; None where torch has no such product.
     """

@@ -20,7 +20,10 @@ from dsv4c.plan.plan import Plan
 from dsv4c.runtime.batch import Rows
 from dsv4c.runtime.chain import Flush, Step
 from dsv4c.runtime.context import fill_context
-from dsv4c.runtime.slots import pages_for
+from dsv4c.runtime.slots import PAGE_TOKENS, pages_for
+
+_STRIDE = 37
+"""Odd: multiples of it take every place of a window."""
 
 
 class BenchStep:
@@ -30,7 +33,8 @@ class BenchStep:
         plan: for this machine's GPU.
         sequences: at least 1.
         tokens: of each in this step, at least 1 and at most the plan's chunk.
-        context: tokens that each holds before it.
+        context: tokens that the first holds before it; the others up to 127 fewer, so that windows of
+            the compressors end as often as in service.
 
     Attributes:
         nodes: those with kernels, and their operands.
@@ -47,7 +51,8 @@ class BenchStep:
         slots = fill_context(session, sequences, context)
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(session.vocab_size, (sequences, tokens), generator=draw).tolist()
-        batch = [Rows(slot, context, one, 1) for slot, one in zip(slots, ids, strict=True)]
+        held = spread_contexts(sequences, context)
+        batch = [Rows(*one, 1) for one in zip(slots, held, ids, strict=True)]
         self._step = Step(session, session.prepare(batch))
         self.nodes = self._step.nodes
         pages = pages_for(context + tokens)
@@ -83,6 +88,11 @@ class BenchStep:
         more = sum(_chosen(self.graph, *one, self.env["T"]) for one in part)
         nodes = self.graph.nodes[begin : last + 1]
         return region_cost(self.graph, nodes, self.env) + Cost(read=more)
+
+
+def spread_contexts(sequences: int, context: int) -> list[int]:
+    """Tokens that each sequence holds: `context`, and up to 127 fewer at every place of a window."""
+    return [context - i * _STRIDE % min(PAGE_TOKENS, context + 1) for i in range(sequences)]
 
 
 def _chosen(graph: Graph, node: Node, operands: Sequence[Operand], tokens: int) -> float:

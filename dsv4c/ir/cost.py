@@ -1,7 +1,7 @@
 """Cost of nodes and graphs: FLOPs, bytes read, bytes written.
 
 A node reads its tensor and weight operands and writes its tensor results; what it moves of states
-comes from its op's `traffic`, of a cache at most what its sequences hold. A fused node has its
+comes from its op's `traffic`, at most what its sequences hold. A fused node has its
 body's FLOPs and state traffic, and its own boundary's bytes.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dsv4c.ir import ops as _ops
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.op import OPS, Cost, bind_operands, full_attrs
-from dsv4c.ir.types import CacheType, TensorType, Type, WeightType, evaluate
+from dsv4c.ir.types import CacheType, RowsType, TensorType, Type, WeightType, evaluate
 
 assert _ops.__all__, "importing the package declares the ops"
 
@@ -69,13 +69,20 @@ def _work(node: Node, types: Mapping[str, Type], env: Mapping[str, int]) -> tupl
     for type_ in operands:
         if isinstance(type_, CacheType):
             dims["entry_bytes"] = type_.layout.entry_bytes
+        if isinstance(type_, CacheType | RowsType):
             held = _held(type_, env)
         if isinstance(type_, WeightType):
             dims["weight_bytes"] = type_.nbytes(env)
     return spec.flops(dims, attrs), min(spec.traffic(dims, attrs), held)
 
 
-def _held(type_: CacheType, env: Mapping[str, int]) -> float:
-    """Bytes of a cache that the S sequences of a step, of P pages each, can read or write."""
+def _held(type_: CacheType | RowsType, env: Mapping[str, int]) -> float:
+    """Most bytes of a state that the S sequences of a step, of P pages each, can move.
+
+    Those of a cache once; partial rows are f32, read and written.
+    """
+    sequences = env.get("S", math.inf)
+    if isinstance(type_, RowsType):
+        return sequences * 2 * 4 * type_.rows * type_.width
     entries = type_.ring or env.get("P", math.inf) * type_.layout.page
-    return env.get("S", math.inf) * entries * type_.layout.entry_bytes
+    return sequences * entries * type_.layout.entry_bytes

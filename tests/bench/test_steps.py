@@ -12,7 +12,7 @@ import dsv4c
 from dsv4c.bench import step as step_module
 from dsv4c.bench import steps as module
 from dsv4c.bench.results import Card, Time
-from dsv4c.bench.step import BenchStep, layer_spans
+from dsv4c.bench.step import BenchStep, layer_spans, spread_contexts
 from dsv4c.ir.cost import node_cost, region_cost
 from dsv4c.ir.graph import Node, Origin
 from dsv4c.ir.types import WeightType
@@ -41,6 +41,18 @@ def test_spans_of_layers() -> None:
         for i, layer in enumerate([None, 0, 0, None, 0, 1, 1, None])
     ]
     assert layer_spans(nodes) == {0: (1, 5), 1: (5, 7)}
+
+
+def test_windows_end_as_often_as_in_service() -> None:
+    held = spread_contexts(128, 32768)
+    assert (held[0], min(held), max(held)) == (32768, 32768 - 127, 32768)
+    assert len(set(held)) == 128
+    for ratio in (4, 128):
+        ends = [sum(one % ratio == ratio - 1 for one in held[i : i + 8]) for i in range(0, 128, 8)]
+        assert sum(ends) == 128 // ratio
+        assert max(ends) <= max(1, 8 // ratio)
+    assert spread_contexts(4, 1) == [1, 0, 1, 0]
+    assert spread_contexts(2, 0) == [0, 0]
 
 
 def test_kernels_and_layers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:

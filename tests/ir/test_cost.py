@@ -9,7 +9,7 @@ from dsv4c.ir.cost import graph_cost, node_cost, region_cost
 from dsv4c.ir.graph import Attr, Graph, Node
 from dsv4c.ir.op import Cost, infer
 from dsv4c.ir.text import parse
-from dsv4c.ir.types import CacheType, Sym, TensorType, Type, WeightType
+from dsv4c.ir.types import CacheType, RowsType, Sym, TensorType, Type, WeightType
 
 T, S, P = Sym("T"), Sym("S"), Sym("P")
 ENV = {"T": 1, "S": 1, "P": 1024, "R": 1}
@@ -189,6 +189,21 @@ def test_a_cache_is_read_once_however_many_tokens_look_at_it() -> None:
     assert read == 8 * 2 * 32 * 584
     assert node_cost(node, types, {**env, "T": 1}).read - 640 * 4 == 8 * 2 * 32 * 584
     assert node_cost(node, types, {**env, "T": 1, "P": 64}).read - 640 * 4 == 640 * 584
+
+
+def test_partial_rows_are_read_and_written_once() -> None:
+    """4,096 tokens of 8 sequences: 8 rows of 2 x 1,024 f32 each way; one token: two rows of 1,024."""
+    rows, values = RowsType(8, 2048), TensorType("f32", (T, 1024))
+    ape = WeightType("f32", (4, 1024))
+    operands: dict[str, Type] = {"r": rows, "k": values, "g": values, "a": ape}
+    for name in ("pos", "slot", "start"):
+        operands[name] = POS
+    made: dict[str, Type] = {"y": x(512), "r1": rows}
+    node = Node("compress_pool", tuple(operands), tuple(made), {"ratio": 4, "width": 512})
+    for tokens, moved in ((1, 16 * 1024), (4096, 2 * 8 * 8 * 2048 * 4)):
+        env = {"T": tokens, "S": 8, "P": 4}
+        boundary = sum(one.nbytes(env) for one in operands.values() if one is not rows)
+        assert node_cost(node, operands | made, env).read - boundary == moved
 
 
 REGION = """\

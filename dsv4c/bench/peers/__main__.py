@@ -1,8 +1,9 @@
-"""One peer's rows as JSON lines, or the library that they need.
+"""Peers without a bench around them; `build` needs no GPU.
 
-usage: python -m dsv4c.bench.peers NAME LIBRARY FOLDER                          on the GPU
-       python -m dsv4c.bench.peers layers PLAN KIND SEQUENCES CONTEXT           on the GPU
-       python -m dsv4c.bench.peers build LIBRARY                                compiles; needs no GPU
+usage: python -m dsv4c.bench.peers build LIBRARY                      compiles what all rows need
+       python -m dsv4c.bench.peers all LIBRARY FOLDER [PLAN]          one document: card and rows
+       python -m dsv4c.bench.peers NAME LIBRARY FOLDER                rows of a peer, a JSON line each
+       python -m dsv4c.bench.peers layers PLAN KIND SEQUENCES CONTEXT
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from dsv4c.bench.peers.compare import LIBRARIES, PeerRow
+from dsv4c.bench.peers.compare import LIBRARIES, PEERS, PeerRow, compare
 
 
 def main() -> None:
@@ -25,8 +26,24 @@ def main() -> None:
 
         print("\n".join(build(Path(path))))
         return
+    if name == "all":
+        print(json.dumps(_everything(Path(path), *map(Path, more)), indent=1))
+        return
     for row in _rows(name, Path(path), more):
         print(json.dumps(dataclasses.asdict(row)), flush=True)
+
+
+def _everything(library: Path, folder: Path, plan: Path | None = None) -> dict[str, object]:
+    import msgspec
+
+    from dsv4c.bench.card import measure_card
+
+    names = PEERS if plan else tuple(LIBRARIES)
+    rows = compare(folder, library, plan, names)
+    return {
+        "card": msgspec.to_builtins(measure_card()),
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
 
 
 def _rows(name: str, path: Path, more: list[str]) -> Iterator[PeerRow]:

@@ -14,7 +14,7 @@ from dsv4c.bench.peers.torch_layer import Compressor, Dims, TorchLayer, Weights
 from dsv4c.bench.step import layer_spans
 from dsv4c.ir.ops.rope import rope_frequencies
 from dsv4c.ir.types import CacheType
-from dsv4c.ir.values import Operand, State, Weight
+from dsv4c.ir.values import Operand, Weight
 from dsv4c.models.deepseek_v4.build import PAGE_TOKENS
 from dsv4c.models.deepseek_v4.config import LayerConfig, load_config
 from dsv4c.plan.plan import Plan
@@ -31,12 +31,19 @@ class Choices:
     experts: Tensor
 
 
+def inner_layer(plan: Plan, kind: str) -> int | None:
+    """The first layer of a kind that has a layer before and one behind it."""
+    layers = load_config(plan.path).layers
+    inner = (i for i, one in enumerate(layers) if one.kind == kind and 0 < i < len(layers) - 1)
+    return next(inner, None)
+
+
 class PlanLayer:
-    """The first layer of a kind that has a layer before and one behind it, in a decode step.
+    """A layer between two others in a decode step.
 
     Args:
         plan: for this machine's GPU.
-        kind: `csa` or `hca`.
+        number: of the layer, `csa` or `hca`.
         sequences: of the step.
         context: tokens that each holds.
 
@@ -46,15 +53,9 @@ class PlanLayer:
         choices: of the step.
     """
 
-    def __init__(self, plan: Plan, kind: str, sequences: int, context: int) -> None:
+    def __init__(self, plan: Plan, number: int, sequences: int, context: int) -> None:
         self.config = load_config(plan.path)
-        inner = [
-            i
-            for i, one in enumerate(self.config.layers)
-            if one.kind == kind and 0 < i < len(self.config.layers) - 1
-        ]
-        assert inner, f"the plan has no {kind} layer with layers on both sides"
-        self.number, self.context, self.sequences = inner[0], context, sequences
+        self.number, self.context, self.sequences = number, context, sequences
         self.session = plan.session(sequences, context + 2)
         slots = fill_context(self.session, sequences, context)
         with torch.inference_mode():
@@ -94,8 +95,8 @@ class PlanLayer:
 
     def window(self) -> Tensor:
         """Keys of the last tokens, f32 [B, window, width], token p at p % window."""
-        operands = self._attention()
-        state, index = cast(State, operands[1]), cast(Tensor, operands[2])
+        state = self.session.executor.states[f"L{self.number}.attn.window"]
+        index = self._window_index()
         type_ = cast(CacheType, state.type)
         rows = type_.layout.gather(state.buffer, index)
         back = (self.context - index.long() % type_.ring) % type_.ring
@@ -103,6 +104,12 @@ class PlanLayer:
         out = torch.zeros_like(rows)
         where = ((self.context - back) % size).unsqueeze(-1).expand_as(rows)
         return out.scatter_(1, where, rows)
+
+    def _window_index(self) -> Tensor:
+        """What the layer's nodes take; layers share it."""
+        nodes = (node for node, _ in self._step.nodes if node.origin.layer == self.number)
+        inputs = (name for node in nodes for name in node.inputs)
+        return self._tensor(next(name for name in inputs if name.endswith(".window_index")))
 
     def cache(self, scope: str) -> Tensor:
         """Compressed entries in order, f32 [B, entries, width]."""
@@ -123,7 +130,7 @@ class PlanLayer:
         numbers = torch.full((int(places.max()) + 1,), -1, device=places.device)
         every = torch.arange(places.shape[1], device=places.device)
         numbers[places.flatten()] = every.repeat(len(places))
-        chosen = cast(Tensor, self._attention()[4]).long()
+        chosen = self._tensor(f"L{self.number}.attn.indexer.selected").long()
         return torch.where(chosen >= 0, numbers[chosen.clamp_min(0)], -1)
 
     def _experts(self) -> Tensor:
@@ -139,16 +146,6 @@ class PlanLayer:
         value = self._values[name]
         assert isinstance(value, Tensor)
         return value
-
-    def _attention(self) -> list[Operand]:
-        """Operands of the layer's attention: q, window, its index, cache, its index, sink."""
-        kind = "fused.sparse_attention"
-        (found,) = (
-            operands
-            for node, operands in self._step.nodes
-            if node.op == kind and node.origin.layer == self.number
-        )
-        return found
 
 
 def torch_layer(plan: PlanLayer, gather: bool) -> TorchLayer:

@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 import performance_bench  # noqa: E402
 import performance_chain  # noqa: E402
+import performance_peers  # noqa: E402
 
 PAGE = ROOT / "docs" / "performance.md"
 PICTURES = ROOT / "docs" / "images"
@@ -57,8 +58,9 @@ def main() -> None:
         for name, body in tables.items():
             text = _put(text, name, body)
         (PICTURES / f"{path.stem}.svg").write_text(picture, encoding="utf-8")
-    for name, body in performance_chain.tables(folder).items():
-        text = _put(text, name, body)
+    for module in (performance_chain, performance_peers):
+        for name, body in module.tables(folder).items():
+            text = _put(text, name, body)
     PAGE.write_text(text, encoding="utf-8")
 
 

@@ -33,6 +33,7 @@ def test_layers_agree(plan: Plan, kind: str, gather: bool, monkeypatch: pytest.M
     # On the CPU no node has a kernel; all of them count.
     monkeypatch.setattr(chain, "REFERENCE", "none")
     number = inner_layer(plan, kind)
+    assert number is not None
     assert number == {"csa": 1, "hca": 2}[kind]
     ours = PlanLayer(plan, number, 3, 512)
     with torch.inference_mode():

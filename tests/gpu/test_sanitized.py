@@ -1,0 +1,60 @@
+"""What runs under compute-sanitizer: a case of every kernel, in a form that racecheck can follow."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import sanitized
+from planted.traced import BARRIERS, needs_trace, traced
+
+from dsv4c.codegen.render import render
+
+KINDS = sorted(
+    path.stem.removeprefix("cases_") for path in Path(__file__).parent.glob("cases_*.py")
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kernel_has_a_chosen_case(kind: str) -> None:
+    kernels: dict[str, list[str]] = {}
+    for case in importlib.import_module(f"cases_{kind}").cases():
+        if case.verify is not None:
+            kernels.setdefault(case.kernel, []).append(case.name)
+    patterns = sanitized.CHOSEN[kind]
+    missed = [
+        kernel
+        for kernel, names in kernels.items()
+        if not any(fnmatch.fnmatch(name, pattern) for name in names for pattern in patterns)
+    ]
+    assert missed == []
+
+
+@pytest.mark.parametrize("kind", sorted(set(BARRIERS) - {"planted"}))
+def test_traced_text_has_only_what_racecheck_follows(kind: str) -> None:
+    params = importlib.import_module(f"cases_{kind}").variants("sm_90a")
+    sources = {source.name: source for source in (render(kind, one, "sm_90a") for one in params)}
+    texts = {name: traced(kind, one.body) for name, one in sources.items() if needs_trace(name)}
+    assert texts
+    for name, text in texts.items():
+        compile(text, name, "exec")
+        assert text != sources[name].body
+        if BARRIERS[kind]:
+            assert not re.search(r"cute\.arch\.barrier(_arrive)?\(\s*barrier_id", text)
+            assert text.count("    traced_start(smem, ") >= 1
+        assert not re.search(
+            r"if (cute\.arch\.lane_idx\(\)|lane) == 0:\s+cute\.arch\.mbarrier_arrive\(", text
+        )
+
+
+def test_counts_of_warps_become_counts_of_lanes() -> None:
+    text = "cute.arch.mbarrier_init(bars + s, loads)\ncute.arch.mbarrier_init(a, 1)\n"
+    text += "cute.arch.mbarrier_init(bars + f(s), tile.warps)\n"
+    assert traced("linears", text).splitlines() == [
+        "cute.arch.mbarrier_init(bars + s, 1 + 32 * (loads - 1))",
+        "cute.arch.mbarrier_init(a, 1)",
+        "cute.arch.mbarrier_init(bars + f(s), 32 * (tile.warps))",
+    ]

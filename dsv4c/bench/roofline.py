@@ -22,6 +22,13 @@ _GROUPS = {
     "others": (),
 }
 _COLOURS = ("#2f7ed8", "#d9730d", "#2a9d6f", "#a55bd1", "#d6455d", "#80868f")
+# Corners of the shapes of the second to the fifth step, and the size that has a circle's area.
+_SHAPES = (
+    (((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)), 0.89),
+    (((0.0, -1.0), (1.0, 0.0), (0.0, 1.0), (-1.0, 0.0)), 1.25),
+    (((0.0, -1.15), (1.0, 0.58), (-1.0, 0.58)), 1.35),
+    (((0.0, 1.15), (1.0, -0.58), (-1.0, -0.58)), 1.35),
+)
 _STYLE = """\
 text { font: 12px system-ui, sans-serif; fill: #24292f; }
 .title { font-size: 15px; font-weight: 600; }
@@ -176,13 +183,12 @@ def _mark(axes: _Axes, point: _Point, share: float) -> str:
 
 def _shape(number: int, x: float, y: float, radius: float) -> str:
     """A circle, square, diamond or triangle around a place, of one area."""
-    kind = number % 4
-    if kind == 0:
+    if number % 5 == 0:
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>'
-    sides = (((-1, -1), (1, -1), (1, 1), (-1, 1)), ((0, -1), (1, 0), (0, 1), (-1, 0)), ())
-    corners = sides[kind - 1] or ((0.0, -1.15), (1.0, 0.58), (-1.0, 0.58))
-    size = radius * (0.89, 1.25, 1.35)[kind - 1]
-    places = " ".join(f"{x + size * a:.1f},{y + size * b:.1f}" for a, b in corners)
+    corners, size = _SHAPES[number % 5 - 1]
+    places = " ".join(
+        f"{x + size * radius * a:.1f},{y + size * radius * b:.1f}" for a, b in corners
+    )
     return f'<polygon points="{places}"/>'
 
 

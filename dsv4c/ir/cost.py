@@ -1,8 +1,9 @@
 """Cost of nodes and graphs: FLOPs, bytes read, bytes written.
 
 A node reads its tensor and weight operands and writes its tensor results; what it moves of states
-comes from its op's `traffic`, at most what its sequences hold. A fused node has its
-body's FLOPs and state traffic, and its own boundary's bytes.
+comes from its op's `traffic`, at most what its sequences hold. A fused node has its body's FLOPs and
+state traffic, and its own boundary's bytes; what its body does only to take rows of it, it does for
+these rows.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def node_cost(node: Node, types: Mapping[str, Type], env: Mapping[str, int]) -> 
     if node.op == "view":
         return Cost()
     flops, traffic = _work(node, types, env)
-    read = sum(_bytes(types[value], env) for value in dict.fromkeys(node.inputs)) + traffic
+    taken = {} if node.body is None else _taken(node.body, env)
+    operands = dict.fromkeys(node.inputs)
+    read = sum(_bytes(types[value], taken.get(value, env)) for value in operands) + traffic
     write = sum(_bytes(types[value], env) for value in node.outputs)
     return Cost(flops, read, write)
 
@@ -54,9 +57,29 @@ def _bytes(type_: Type, env: Mapping[str, int]) -> int:
     return type_.nbytes(env) if isinstance(type_, TensorType | WeightType) else 0
 
 
+def _taken(body: Graph, env: Mapping[str, int]) -> dict[str, Mapping[str, int]]:
+    """Values of a body that end in `take_rows` only, with T as the number of rows taken."""
+    if not any(node.op == "take_rows" for node in body.nodes):
+        return {}
+    found: dict[str, Mapping[str, int]] = {}
+    few = {**env, "T": env["R"]}
+    values = (*body.inputs, *(value for node in body.nodes for value in node.outputs))
+    for value in reversed(values):
+        users = body.consumers.get(value, ())
+        ends = all(
+            one.op == "take_rows" or all(out in found for out in one.outputs) for one in users
+        )
+        if users and ends and value not in body.outputs:
+            found[value] = few
+    return found
+
+
 def _work(node: Node, types: Mapping[str, Type], env: Mapping[str, int]) -> tuple[float, float]:
     if node.body is not None:
-        inner = [_work(part, node.body.types, env) for part in node.body.nodes]
+        taken = _taken(node.body, env)
+        inner = [
+            _work(part, node.body.types, taken.get(part.name, env)) for part in node.body.nodes
+        ]
         return sum(flops for flops, _ in inner), sum(traffic for _, traffic in inner)
     spec = OPS[node.op]
     operands = [types[value] for value in node.inputs]

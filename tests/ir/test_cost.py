@@ -206,6 +206,28 @@ def test_partial_rows_are_read_and_written_once() -> None:
         assert node_cost(node, operands | made, env).read - boundary == moved
 
 
+TAKEN = """\
+graph "head" stage(fused) {
+  in %y: bf16[T, 64]
+  in %z: bf16[T, 64]
+  in %rows: i32[R]
+  %t: bf16[R, 64], %m: bf16[T, 64] = fused.taken(%y, %z, %rows) {
+    %n: bf16[T, 64] = head_norm(%y)
+    %m: bf16[T, 64] = head_norm(%z)
+    %t: bf16[R, 64] = take_rows(%n, %rows)
+  }
+  return %t, %m
+}
+"""
+
+
+def test_rows_that_are_taken_are_the_rows_that_cost() -> None:
+    """%n and %y are wanted for 3 rows, %m and %z for all 100."""
+    graph = parse(TAKEN)
+    found = node_cost(graph.nodes[0], graph.types, {"T": 100, "R": 3})
+    assert found == Cost(103 * 3 * 64, 103 * 64 * 2 + 3 * 4, 103 * 64 * 2)
+
+
 REGION = """\
 graph "two" stage(model) {
   in %y: bf16[T, 64]

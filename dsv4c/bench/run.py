@@ -31,7 +31,7 @@ class Wanted:
     Attributes:
         sequences: of decode steps, one step for each number.
         context: tokens that each sequence holds before a decode step.
-        prefill: tokens of a prefill step of new sequences; None for no such step.
+        prefill: tokens of a prefill step of sequences that hold as many; None for no such step.
         peers: folder of other implementations' libraries; None for no peers.
     """
 
@@ -65,7 +65,7 @@ def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Ben
     steps = [(count, wanted.context, 1) for count in wanted.sequences]
     if wanted.prefill is not None:
         tokens = _prefill_rows(plan, wanted.prefill)
-        steps.append((wanted.prefill // tokens, 0, tokens))
+        steps.append((wanted.prefill // tokens, wanted.prefill, tokens))
     tell = report or (lambda phase, done, total: None)
     tell("bench", 0, len(steps) + 1)
     card = measure_card()

@@ -54,7 +54,12 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
     show_default=True,
     help="Tokens that each sequence holds before a decode step.",
 )
-@click.option("--prefill", type=click.IntRange(1), metavar="T", help="Time a step of T tokens too.")
+@click.option(
+    "--prefill",
+    type=click.IntRange(1),
+    metavar="T",
+    help="Time a step of T tokens too, of sequences that hold as many.",
+)
 @partial(random_options, layers="one of each kind")
 @click.option(
     "--peers",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _LAYER = ("layer", "kind", "kernels", "us (quartiles)", "floor us", "time / floor", "MB")
 _KERNEL = ("kernel", "nodes", "launches", "us (quartiles)", "in step us", "floor us", "share")
-_FACTS = ("bound", "MB", "GFLOP", "registers", "spills", "smem")
+_FACTS = ("bound", "MB", "GFLOP", "TFLOP/s", "registers", "spills", "smem")
 
 
 def print_bench(found: Bench, changes: list[Change] | None) -> None:
@@ -43,7 +43,10 @@ def print_bench(found: Bench, changes: list[Change] | None) -> None:
 def _print_step(step: StepRow, card: Card) -> None:
     if step.tokens > step.sequences:
         each = step.tokens // step.sequences
-        heading(f"prefill, {step.tokens:,} tokens: sequences {step.sequences}, of {each} each")
+        heading(
+            f"prefill, {step.tokens:,} tokens: sequences {step.sequences}, of {each} each, "
+            f"tokens before the step {step.context:,}"
+        )
     else:
         heading(f"decode: sequences {step.sequences}, tokens before the step {step.context:,}")
     total = sum(one.time.us * one.nodes for one in step.kernels)
@@ -78,6 +81,7 @@ def _kernel(one: KernelRow, card: Card) -> tuple[Cell, ...]:
         one.bound,
         round(one.bytes / 1e6, 3),
         round(one.flops / 1e9, 3),
+        round(one.flops / one.time.us / 1e6, 1),
         one.registers,
         one.spills,
         one.smem,

@@ -114,7 +114,7 @@ def test_steps_of_a_run(plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch)
     asked = measured(plan, run, monkeypatch)
     seen: list[tuple[str, int, int]] = []
     found = run_bench(plan, Wanted([1, 8], 4095, 4096), lambda *one: seen.append(one))
-    assert asked == [(1, 4095, 1), (8, 4095, 1), (8, 0, 512)]
+    assert asked == [(1, 4095, 1), (8, 4095, 1), (8, 4096, 512)]
     assert found.steps == run.steps
     assert (seen[0], seen[-1]) == (("bench", 0, 4), ("bench", 4, 4))
     with pytest.raises(DsvError, match="DSV101: the tokens of a prefill step"):
@@ -153,7 +153,7 @@ def test_the_command(
     for text in (
         "copy, read + write  3.00 TB/s",
         "decode: sequences 8, tokens before the step 4,095",
-        "prefill, 4,096 tokens: sequences 8, of 512 each",
+        "prefill, 4,096 tokens: sequences 8, of 512 each, tokens before the step 4,095",
         "12.00 (10.80 to 14.40)",
         "topk_entries_c *",
         "* what its calls move in turn fits the L2",

@@ -68,6 +68,7 @@ class _Run(msgspec.Struct):
     torch: str
     copy_rate: float
     results: list[_Result]
+    bf16_rate: float | None = None
 
 
 def measured_view(path: Path, kernels: Collection[str], target: str) -> MeasuredView:
@@ -76,7 +77,8 @@ def measured_view(path: Path, kernels: Collection[str], target: str) -> Measured
     Args:
         path: a `gpu_kernels.json`.
         kernels: names of the plan's kernels.
-        target: of the plan; arithmetic has a floor where the rate of its GPU is known.
+        target: of the plan; arithmetic has a floor where the run measured the rate of its GPU, or
+            it is known.
 
     Raises:
         DsvError: DSV101 if the file is no such result.
@@ -84,8 +86,9 @@ def measured_view(path: Path, kernels: Collection[str], target: str) -> Measured
     try:
         # Python's own decoder: the script writes NaN and Infinity for what has no ratio.
         run = msgspec.convert(json.loads(path.read_bytes()), type=_Run)
-        if not 0 < run.copy_rate < math.inf:
-            raise ValueError(f"copy_rate {run.copy_rate}")
+        for name, value in (("copy_rate", run.copy_rate), ("bf16_rate", run.bf16_rate)):
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} {value}")
         for one in run.results:
             if not all(map(math.isfinite, (one.bytes, one.flops, _time(one)))):
                 raise ValueError(f"bytes, flops or us of {one.case}")
@@ -97,7 +100,7 @@ def measured_view(path: Path, kernels: Collection[str], target: str) -> Measured
             expected="the JSON that scripts/gpu_kernels.py writes",
             found=str(error),
         ) from error
-    rate = MMA_RATES.get(target)
+    rate = run.bf16_rate or MMA_RATES.get(target)
     timed = [_timing(one, run.copy_rate, rate, kernels) for one in run.results if _time(one)]
     timed.sort(key=lambda one: (not one["in_plan"], one["kernel"]))
     return {

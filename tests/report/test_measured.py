@@ -38,6 +38,9 @@ def test_floors(tmp_path: Path) -> None:
     assert (first["in_plan"], third["in_plan"]) == (True, False)
     assert first["ratio"] is None
     assert measured_view(tmp_path / "bench.json", {}, "sm_100a")["mma_rate"] is None
+    write(tmp_path, arithmetic, bf16_rate=395e12)
+    (one,) = measured_view(tmp_path / "bench.json", {}, "sm_90a")["timings"]
+    assert one["floor_us"] == pytest.approx(20.0)
 
 
 def test_gates_that_have_no_ratio(tmp_path: Path) -> None:
@@ -57,6 +60,7 @@ def test_gates_that_have_no_ratio(tmp_path: Path) -> None:
         "{",
         '{"device": 1}',
         '{"device": "x", "torch": "y", "copy_rate": 0, "results": []}',
+        '{"device": "x", "torch": "y", "copy_rate": 1, "bf16_rate": -1, "results": []}',
         '{"device": "x", "torch": "y", "copy_rate": 1, "results": [{"case": "c", "kernel": "k", "us": NaN}]}',
     ],
 )

@@ -29,8 +29,8 @@ def tables(folder: Path) -> dict[str, str]:
 
 def _table(rows: list[Row], rate: float | None) -> str:
     """One line for each shape."""
-    head = ["peer", "shape", "us", "peer us", "peer / ours", "error / bound", "peer's"]
-    head += ["of copy rate"] if rate else []
+    head = ["peer", "shape", "us", "peer us", "peer / ours"]
+    head += ["error / bound", "peer's", "of copy rate"] if rate else ["difference / bound"]
     lines = ["| " + " | ".join([*head, "note"]) + " |", "|" + "---|" * (len(head) + 1)]
     for row in rows:
         cells = [row["peer"], row["case"]]
@@ -39,7 +39,7 @@ def _table(rows: list[Row], rate: float | None) -> str:
         else:
             cells += [_number(row["us"]), _number(row["peer_us"])]
             cells += [f"{row['peer_us'] / row['us']:.2f}"]
-            cells += [f"{row[name]:.2f}" for name in ("ratio", "peer_ratio")]
+            cells += [f"{row[name]:.2f}" for name in (*(["ratio"] if rate else []), "peer_ratio")]
             if rate:
                 cells.append(f"{row['bytes'] / (row['us'] * 1e-6) / rate:.0%}")
         lines.append("| " + " | ".join([*cells, row["note"]]) + " |")

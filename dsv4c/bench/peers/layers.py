@@ -63,7 +63,9 @@ def _compiled(
     empty: torch.cuda.CUDAGraph,
     flush: Flush,
 ) -> Iterator[PeerRow]:
-    given, own, same = ours.given, ours.choices, _agreement(ours, layer)
+    given, own, note = ours.given, ours.choices, "bf16, CUDA graph"
+    if own.entries is not None:
+        note += f"; its own indexer takes {_agreement(ours, layer):.1%} of our entries"
     ratio = _ratio(ours, layer.forward(*given, own.entries, own.experts))
     compiled = torch.compile(layer.forward, fullgraph=True, dynamic=False)
     for _ in range(3):
@@ -76,7 +78,7 @@ def _compiled(
         peer_us,
         peer_ratio=ratio,
         bound=BOUND,
-        note=f"bf16, CUDA graph; its own indexer takes {same:.1%} of our entries",
+        note=note,
     )
 
 
@@ -112,9 +114,8 @@ def _ratio(ours: PlanLayer, streams: Tensor) -> float:
 def _agreement(ours: PlanLayer, layer: TorchLayer) -> float:
     """Share of the plan's entries that the layer's own indexer takes."""
     wanted = ours.choices.entries
-    if wanted is None:
-        return 1.0
     layer.forward(*ours.given)
+    assert wanted is not None
     assert layer.taken is not None
     hits = (wanted[:, :, None] == layer.taken[:, None]).any(2)
     return float(hits.float().mean())

@@ -14,11 +14,11 @@ Ties go to the lowest entry; -0 ties with 0. An entry whose score is -inf or NaN
 behind the visible scores is read.
 
 Scores become whole numbers of the same order. Their leading 12 bits are counted; the entries that reach
-the number in which the count meets 512 are listed, in order, and the other 20 bits decide within the
-list, 10 at a time. If the list would not fit, 10 more bits are counted before it is made, and if it still
-would not, it stays in global memory. The blocks of a cluster
-count and list a part of a long row each; the first one does the rest. Counts are integers: no order
-of the threads shows in the result.
+the number in which the count meets 512 are listed, in order, and as many of the other 20 bits as it
+takes decide within the list, 10 at a time. If the list would not fit, 10 more bits are counted before it is made, and if it still
+would not, it stays in global memory. Threads hold the keys of a part that fits in their registers.
+The blocks of a cluster count and list a part of a long row each; the first one does the rest. Counts
+are integers: no order of the threads shows in the result.
 """
 
 from dataclasses import dataclass
@@ -36,23 +36,24 @@ RATIO = 4  # positions per entry
 BINS = 4096
 LIST = 4096  # entries that fit in shared memory
 ALONE = 8192  # entries that the first block of a cluster takes by itself
+PAGES = 1024  # whose numbers fit in shared memory
 BATCH = 4  # loads that a thread has on the way at once
 NEG = float("-inf")
 
 
 @dataclass(frozen=True)
 class Shared:
-    """Shared memory: counts by leading digit (of the block, of the row) and by the two others, the list,
-    sums by warp, results."""
+    """Shared memory: counts by leading digit (of the block, of the row) and by the two others, the list
+    of keys and places in the cache, sums by warp, pages, lengths of the lists of a cluster."""
 
     own: cute.Tensor
     counts: cute.Tensor
     second: cute.Tensor
     third: cute.Tensor
-    keys: cute.Tensor
-    entries: cute.Tensor
+    pairs: cute.Tensor
     sums: cute.Tensor
-    found: cute.Tensor
+    pages: cute.Tensor
+    sizes: cute.Tensor
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def key_at(row: cute.Tensor, shared: Shared, i: Int32, end: Int32, listed: cutla
     key = Uint32(0)
     if i < end:
         if cutlass.const_expr(listed):
-            key = shared.keys[i]
+            key = shared.pairs[0, i]
         else:
             key = ordered(row[i])
     return key
@@ -117,10 +118,12 @@ def warp_sum_before(value: Int32) -> Int32:
 
 @cute.jit
 def block_sum_before(value: Int32, sums: cute.Tensor, threads: cutlass.Constexpr):
-    """Sums of a value per warp: over the warps before this one, and over all."""
+    """Sums of a value per warp: over the warps before this one, and over all.
+
+    `sums` are 32 words that no other call uses.
+    """
     warps = cutlass.const_expr(threads // 32)
     warp, lane = cute.arch.warp_idx(), cute.arch.lane_idx()
-    cute.arch.sync_threads()
     if lane == 0:
         sums[warp] = value
     cute.arch.sync_threads()
@@ -134,45 +137,66 @@ def block_sum_before(value: Int32, sums: cute.Tensor, threads: cutlass.Constexpr
 
 
 @cute.jit
-def find(counts: cute.Tensor, shared: Shared, need: Int32, tid: Int32, threads: cutlass.Constexpr):
-    """The digit in which the count from above reaches `need`, and the count above it; 0, 0 if none.
+def lane_of(votes: Int32) -> Int32:
+    """The first lane that voted."""
+    return cute.arch.popc((votes & -votes) - 1)
 
-    Every warp sums a stretch of digits, the first one the largest; one of them looks closer.
+
+@cute.jit
+def find(counts: cute.Tensor, sums: cute.Tensor, need: Int32, threads: cutlass.Constexpr):
+    """The digit in which the count from above reaches `need`, the count above it, its own; 0, 0, 0 if none.
+
+    Every warp sums a stretch of digits, the first one the largest; then all look at the same one.
     """
-    bins = cutlass.const_expr(cute.size(counts))
+    bins, warps = cutlass.const_expr(cute.size(counts)), cutlass.const_expr(threads // 32)
     per = cutlass.const_expr(bins // threads)
     lane = cute.arch.lane_idx()
-    top = bins - cute.arch.warp_idx() * (32 * per)
+    top = bins - 1 - cute.arch.warp_idx() * (32 * per) - lane
     total = Int32(0)
     for i in cutlass.range_constexpr(per):
-        total = total + counts[top - 1 - i * 32 - lane]
+        total = total + counts[top - i * 32]
     total = cute.arch.warp_redux_sync(total, kind="add")
-    if tid < 2:
-        shared.found[tid] = 0
-    above, _ = block_sum_before(total, shared.sums, threads)
-    if (above < need) & (need <= above + total):
-        own = cute.make_rmem_tensor((per,), Int32)
-        part = Int32(0)
-        for i in cutlass.range_constexpr(per):
-            own[i] = counts[top - 1 - lane * per - i]
-            part = part + own[i]
-        above = above + warp_sum_before(part) - part
-        for i in cutlass.range_constexpr(per):
-            if (above < need) & (need <= above + own[i]):
-                shared.found[0] = top - 1 - lane * per - i
-                shared.found[1] = above
-            above = above + own[i]
+    if lane == 0:
+        sums[cute.arch.warp_idx()] = total
     cute.arch.sync_threads()
-    return shared.found[0], shared.found[1]
+    part = Int32(0)
+    if lane < warps:
+        part = sums[lane]
+    running = warp_sum_before(part)
+    votes = cute.arch.vote_ballot_sync((running - part < need) & (need <= running))
+    digit, above, size = Int32(0), Int32(0), Int32(0)
+    if votes != 0:
+        warp = lane_of(votes)
+        above = cute.arch.shuffle_sync(running - part, warp)
+        top = bins - 1 - warp * (32 * per) - lane
+        part, row = counts[top], Int32(0)
+        if cutlass.const_expr(per > 1):
+            rows = cute.make_rmem_tensor((per,), Int32)
+            for i in cutlass.range_constexpr(per):
+                rows[i] = counts[top - i * 32]
+            low = above
+            for i in cutlass.range_constexpr(per):
+                total = cute.arch.warp_redux_sync(rows[i], kind="add")
+                if (low < need) & (need <= low + total):
+                    part, row, above = rows[i], Int32(i), low
+                low = low + total
+        running = above + warp_sum_before(part)
+        lane_found = lane_of(cute.arch.vote_ballot_sync((running - part < need) & (need <= running)))
+        digit = bins - 1 - warp * (32 * per) - row * 32 - lane_found
+        above = cute.arch.shuffle_sync(running - part, lane_found)
+        size = cute.arch.shuffle_sync(part, lane_found)
+    return digit, above, size
 
 
 @cute.jit
 def count_leading(
-    row: cute.Tensor, shared: Shared, first: Int32, end: Int32, tid: Int32, threads: cutlass.Constexpr
-):
-    """Counts of the leading digits of row[first:end]; `first` is a multiple of 4."""
+    row: cute.Tensor, shared: Shared, held: cute.Tensor, first: Int32, end: Int32, tid: Int32,
+    threads: cutlass.Constexpr,
+):  # fmt: skip
+    """Counts of the leading digits of row[first:end]; `first` is a multiple of 4. `held` gets the last keys."""
     quads = cute.zipped_divide(row, (4,))
     data = cute.make_rmem_tensor(((4,), BATCH), Float32)
+    held.fill(0)
     for start in cutlass.range(first + tid * 4, end, threads * 4 * BATCH, unroll=1):
         for b in cutlass.range_constexpr(BATCH):
             at = start + b * (threads * 4)
@@ -182,7 +206,10 @@ def count_leading(
         for b in cutlass.range_constexpr(BATCH):
             for i in cutlass.range_constexpr(4):
                 key = ordered(data[i, b])
-                if (start + b * (threads * 4) + i < end) & (key != Uint32(0)):
+                if start + b * (threads * 4) + i >= end:
+                    key = Uint32(0)
+                held[i, b] = key
+                if key != Uint32(0):
                     add_one(shared.own, key >> Uint32(20))
 
 
@@ -218,28 +245,74 @@ def before_me(votes: Int32) -> Int32:
 
 
 @cute.jit
-def collect(
-    row: cute.Tensor,
-    shared: Shared,
-    first: Int32,
-    end: Int32,
-    least: Uint32,
+def place_of(shared: Shared, pages: cute.Tensor, base: Int32, entry: Int32) -> Int32:
+    """The entry's place in the cache; the pages from entry `base` on are in shared memory, up to PAGES."""
+    page = Int32(0)
+    if (entry - base) // PAGE < PAGES:
+        page = shared.pages[(entry - base) // PAGE]
+    else:
+        page = pages[entry // PAGE]
+    return page * PAGE + entry % PAGE
+
+
+@cute.jit
+def add_to_list(shared: Shared, to: Int32, key: Uint32, place: Int32):
+    pair = cute.make_rmem_tensor((2,), Uint32)
+    pair[0], pair[1] = key, Uint32(place)
+    cute.autovec_copy(pair, shared.pairs[None, to])
+
+
+@cute.jit
+def collect_held(
+    shared: Shared, held: cute.Tensor, base: Int32, first: Int32, end: Int32, least: Uint32, tid: Int32,
     threads: cutlass.Constexpr,
-) -> Int32:
+):  # fmt: skip
+    """As `collect`, from the keys that `count_leading` left in registers; all pages are at hand."""
+    begin = Int32(0)
+    for half in cutlass.range_constexpr(BATCH // 2):
+        if first + half * (threads * 8) < end:
+            count = Int32(0)
+            for b in cutlass.range_constexpr(2):
+                for i in cutlass.range_constexpr(4):
+                    if held[i, 2 * half + b] >= least:
+                        count = count + (1 << 16 * b)
+            running = warp_sum_before(count)
+            sums = shared.sums[None, 2 + half]
+            before, total = block_sum_before(cute.arch.shuffle_sync(running, 31), sums, threads)
+            before = before + running - count
+            for b in cutlass.range_constexpr(2):
+                to = begin + (before >> 16 if cutlass.const_expr(b) else before & 0xFFFF)
+                for i in cutlass.range_constexpr(4):
+                    key = held[i, 2 * half + b]
+                    if key >= least:
+                        entry = first + (2 * half + b) * (threads * 4) + tid * 4 + i
+                        page = shared.pages[(entry - base) // PAGE]
+                        add_to_list(shared, to, key, page * PAGE + entry % PAGE)
+                        to = to + 1
+                begin = begin + (total >> 16 if cutlass.const_expr(b) else total & 0xFFFF)
+    cute.arch.sync_threads()
+    return begin
+
+
+@cute.jit
+def collect(
+    row: cute.Tensor, shared: Shared, pages: cute.Tensor, base: Int32, first: Int32, end: Int32,
+    least: Uint32, threads: cutlass.Constexpr,
+) -> Int32:  # fmt: skip
     """List the entries first..end-1 whose keys reach `least`, in order; how many these are.
 
     Each warp has a stretch of its own: it counts, then it writes.
     """
-    warp, lane = cute.arch.warp_idx(), cute.arch.lane_idx()
+    lane = cute.arch.lane_idx()
     stretch = (end - first + threads * BATCH - 1) // (threads * BATCH) * (32 * BATCH)
-    start = first + warp * stretch
+    start = first + cute.arch.warp_idx() * stretch
     stop = cutlass.min(start + stretch, end)
     count = Int32(0)
     for at in cutlass.range(start + lane, start + stretch, 32 * BATCH, unroll=1):
         for b in cutlass.range_constexpr(BATCH):
             key = key_at(row, shared, at + 32 * b, stop, False)
             count = count + cute.arch.popc(cute.arch.vote_ballot_sync(key >= least))
-    to, total = block_sum_before(count, shared.sums, threads)
+    to, total = block_sum_before(count, shared.sums[None, 2], threads)
     for at in cutlass.range(start + lane, start + stretch, 32 * BATCH, unroll=1):
         keys = cute.make_rmem_tensor((BATCH,), Uint32)
         for b in cutlass.range_constexpr(BATCH):
@@ -247,8 +320,8 @@ def collect(
         for b in cutlass.range_constexpr(BATCH):
             votes = cute.arch.vote_ballot_sync(keys[b] >= least)
             if keys[b] >= least:
-                shared.keys[to + before_me(votes)] = keys[b]
-                shared.entries[to + before_me(votes)] = at + 32 * b
+                place = place_of(shared, pages, base, at + 32 * b)
+                add_to_list(shared, to + before_me(votes), keys[b], place)
             to = to + cute.arch.popc(votes)
     cute.arch.sync_threads()
     return total
@@ -278,19 +351,23 @@ def emit(
         above = above + cute.arch.popc(cute.arch.vote_ballot_sync(key > least))
         same = (key == least) & (key != Uint32(0))
         equal = equal + cute.arch.popc(cute.arch.vote_ballot_sync(same))
-    above, all_above = block_sum_before(above, shared.sums, threads)
-    equal, all_equal = block_sum_before(equal, shared.sums, threads)
+    if cutlass.const_expr(listed):
+        both, total = block_sum_before(above | (equal << 16), shared.sums[None, 6], threads)
+        above, all_above, equal, all_equal = both & 0xFFFF, total & 0xFFFF, both >> 16, total >> 16
+    else:
+        above, all_above = block_sum_before(above, shared.sums[None, 6], threads)
+        equal, all_equal = block_sum_before(equal, shared.sums[None, 7], threads)
     for at in cutlass.range(start + lane, start + stretch, 32, unroll=1):
         key = key_at(row, shared, at, stop, listed)
         is_above, is_equal = key > least, (key == least) & (key != Uint32(0))
         votes, same = cute.arch.vote_ballot_sync(is_above), cute.arch.vote_ballot_sync(is_equal)
         rank = equal + before_me(same)
         if is_above | (is_equal & (rank < ties)):
-            entry = at
-            if cutlass.const_expr(listed):
-                entry = shared.entries[at]
             to = above + before_me(votes) + cutlass.min(rank, ties)
-            out[to] = pages[entry // PAGE] * PAGE + entry % PAGE
+            if cutlass.const_expr(listed):
+                out[to] = Int32(shared.pairs[1, at])
+            else:
+                out[to] = pages[at // PAGE] * PAGE + at % PAGE
         above = above + cute.arch.popc(votes)
         equal = equal + cute.arch.popc(same)
     for at in cutlass.range(all_above + cutlass.min(all_equal, ties) + tid, K, threads, unroll=1):
@@ -310,14 +387,18 @@ def decide(
     threads: cutlass.Constexpr,
     listed: cutlass.Constexpr,
 ):
-    """From the leading digit of the k-th key to the whole key, and from there to the result."""
+    """From the leading digit of the k-th key to as many bits as decide, and from there to the result."""
     prefix = Uint32(digit)
     count_digit(row, shared, shared.second, Int32(0), end, prefix, 10, tid, threads, listed)
-    digit, above = find(shared.second, shared, need, tid, threads)
+    digit, above, size = find(shared.second, shared.sums[None, 4], need, threads)
     prefix, need = (prefix << Uint32(10)) | Uint32(digit), need - above
-    count_digit(row, shared, shared.third, Int32(0), end, prefix, 0, tid, threads, listed)
-    digit, above = find(shared.third, shared, need, tid, threads)
-    least, need = (prefix << Uint32(10)) | Uint32(digit), need - above
+    least = (prefix << Uint32(10)) - Uint32(1)
+    if (size == need) & (prefix != Uint32(0)):
+        need = Int32(0)  # all that begin so are taken
+    else:
+        count_digit(row, shared, shared.third, Int32(0), end, prefix, 0, tid, threads, listed)
+        digit, above, size = find(shared.third, shared.sums[None, 5], need, threads)
+        least, need = (prefix << Uint32(10)) | Uint32(digit), need - above
     emit(row, shared, end, least, need, pages, out, tid, threads, listed)
 
 
@@ -364,12 +445,21 @@ def gather_counts(
 
 
 @cute.jit
-def far_word(address: Int32, rank: Int32) -> Int32:
-    """A word of the shared memory of block `rank` of the cluster."""
+def tell_first(word: cute.Pointer, value: Int32):
+    """Write to the same word of the first block of the cluster."""
+    cute.arch.inline_ptx(
+        "{ .reg .b32 a; mapa.shared::cluster.u32 a, {$r0}, 0; st.shared::cluster.b32 [a], {$r1}; }",
+        read_only_args=[word.toint(), value],
+    )
+
+
+@cute.jit
+def far_pair(shared: Shared, at: Int32, rank: Int32) -> Int64:
+    """An item of the list of block `rank` of the cluster."""
     return cute.arch.inline_ptx(
-        "{ .reg .b32 a; mapa.shared::cluster.u32 a, {$r0}, {$r1}; ld.shared::cluster.b32 {$w0}, [a]; }",
-        write_only_types=[Int32],
-        read_only_args=[address, rank],
+        "{ .reg .b32 a; mapa.shared::cluster.u32 a, {$r0}, {$r1}; ld.shared::cluster.b64 {$w0}, [a]; }",
+        write_only_types=[Int64],
+        read_only_args=[shared.pairs.iterator.toint() + at * 8, rank],
     )
 
 
@@ -381,16 +471,21 @@ def join_lists(
     starts = cute.make_rmem_tensor((split + 1,), Int32)
     starts[1] = count
     for rank in cutlass.range_constexpr(1, split):
-        starts[rank + 1] = far_word(shared.found.iterator.toint() + 8, Int32(rank))
-    for rank in cutlass.range_constexpr(1, split):
-        starts[rank + 1] = starts[rank] + starts[rank + 1]
-    for to in cutlass.range(count + tid, starts[split], threads, unroll=1):
-        rank, at = Int32(1), to - starts[1]
-        for other in cutlass.range_constexpr(2, split):
-            if to >= starts[other]:
-                rank, at = Int32(other), to - starts[other]
-        shared.keys[to] = Uint32(far_word(shared.keys.iterator.toint() + at * 4, rank))
-        shared.entries[to] = far_word(shared.entries.iterator.toint() + at * 4, rank)
+        starts[rank + 1] = starts[rank] + shared.sizes[rank]
+    pairs = cute.recast_tensor(shared.pairs, Int64)
+    items = cute.make_rmem_tensor((2,), Int64)
+    for start in cutlass.range(count + tid, starts[split], 2 * threads, unroll=1):
+        for i in cutlass.range_constexpr(2):
+            to = start + i * threads
+            if to < starts[split]:
+                rank, at = Int32(1), to - starts[1]
+                for other in cutlass.range_constexpr(2, split):
+                    if to >= starts[other]:
+                        rank, at = Int32(other), to - starts[other]
+                items[i] = far_pair(shared, at, rank)
+        for i in cutlass.range_constexpr(2):
+            if start + i * threads < starts[split]:
+                pairs[0, start + i * threads] = items[i]
     cute.arch.sync_threads()
     return starts[split]
 
@@ -420,13 +515,17 @@ def choose(
             end = cutlass.min(first + part, seen)
         elif rank > 0:
             end = Int32(0)
-    count_leading(row, shared, first, end, tid, threads)
+    base = first // PAGE * PAGE
+    for i in cutlass.range(tid, cutlass.min((end - base + PAGE - 1) // PAGE, PAGES), threads, unroll=1):
+        shared.pages[i] = pages[base // PAGE + i]
+    held = cute.make_rmem_tensor((4, BATCH), Uint32)
+    count_leading(row, shared, held, first, end, tid, threads)
     if cutlass.const_expr(split > 1):
         gather_counts(shared, together, tid, split, threads)
     cute.arch.sync_threads()
-    digit, above = find(shared.counts, shared, Int32(K), tid, threads)
+    digit, above, size = find(shared.counts, shared.sums[None, 0], Int32(K), threads)
     least = Uint32(digit) << Uint32(20)
-    size = above + shared.counts[digit]
+    size = above + size
     if size > LIST:
         # many scores are close together
         cute.arch.sync_threads()
@@ -440,17 +539,21 @@ def choose(
         if cutlass.const_expr(split > 1):
             gather_counts(shared, together, tid, split, threads)
         cute.arch.sync_threads()
-        second, more = find(shared.counts, shared, K - above, tid, threads)
+        second, more, size = find(shared.counts, shared.sums[None, 1], K - above, threads)
         least = least | (Uint32(second) << Uint32(10))
-        size = above + more + shared.counts[second]
+        size = above + more + size
     if least == Uint32(0):
         least = Uint32(1)
     if size <= LIST:
-        count = collect(row, shared, first, end, least, threads)
+        count = Int32(0)
+        if end - first <= threads * 4 * BATCH:
+            count = collect_held(shared, held, base, first, end, least, tid, threads)
+        else:
+            count = collect(row, shared, pages, base, first, end, least, threads)
         if cutlass.const_expr(split > 1):
             if together:
                 if tid == 0:
-                    shared.found[2] = count
+                    tell_first(shared.sizes.iterator + rank, count)
                 cluster_barrier()
                 if rank == 0:
                     count = join_lists(shared, count, tid, split, threads)
@@ -488,8 +591,10 @@ def kernel(
 
     counts = words(Int32, BINS)
     own = words(Int32, BINS) if cutlass.const_expr(split > 1) else counts
-    lists = words(Uint32, LIST), words(Int32, LIST)
-    shared = Shared(own, counts, words(Int32, 1024), words(Int32, 1024), *lists, words(Int32, 32), words(Int32, 4))
+    shared = Shared(
+        own, counts, words(Int32, 1024), words(Int32, 1024), words(Uint32, (2, LIST)),
+        words(Int32, (32, 8)), words(Int32, PAGES), words(Int32, 16)
+    )  # fmt: skip
     clear(shared.counts, tid, threads)
     clear(shared.second, tid, threads)
     clear(shared.third, tid, threads)
@@ -497,10 +602,12 @@ def kernel(
         clear(shared.own, tid, threads)
         cute.arch.cluster_arrive()
     cute.arch.griddepcontrol_wait()
+    if cutlass.const_expr(split > 1):
+        cute.arch.griddepcontrol_launch_dependents()  # multiprocessors are left for it
     where = slot[token]
-    seen = Int32(0)
-    if where >= 0:
-        seen = cutlass.min((pos[token] + 1) // RATIO, scores.shape[1])
+    seen = cutlass.min((pos[token] + 1) // RATIO, scores.shape[1])
+    if where < 0:
+        seen = Int32(0)
     row, out = scores[Int64(token), None], index[Int64(token), None]
     pages = table[Int64(cutlass.max(where, 0)), None]
     if cutlass.const_expr(split > 1):
@@ -510,7 +617,8 @@ def kernel(
         choose(row, shared, seen, rank, pages, out, tid, split, threads)
     elif rank == 0:
         emit(row, shared, seen, Uint32(0), Int32(0), pages, out, tid, threads, False)
-    cute.arch.griddepcontrol_launch_dependents()
+    if cutlass.const_expr(split == 1):
+        cute.arch.griddepcontrol_launch_dependents()
 
 
 @cute.jit
@@ -527,19 +635,23 @@ def entry(
     long = rows > 0 and scores.shape[1] > ALONE
     if long and rows <= 16:
         kernel(scores, pos, slot, block_table, index, 8, 512).launch(
-            grid=[rows * 8, 1, 1], block=[512, 1, 1], cluster=[8, 1, 1], stream=stream, use_pdl=True
+            grid=[rows * 8, 1, 1], block=[512, 1, 1], cluster=[8, 1, 1], stream=stream,
+            use_pdl=True, min_blocks_per_mp=2, preferred_smem_carveout=100
         )
     elif long and rows <= 33:
         kernel(scores, pos, slot, block_table, index, 4, 512).launch(
-            grid=[rows * 4, 1, 1], block=[512, 1, 1], cluster=[4, 1, 1], stream=stream, use_pdl=True
+            grid=[rows * 4, 1, 1], block=[512, 1, 1], cluster=[4, 1, 1], stream=stream,
+            use_pdl=True, min_blocks_per_mp=2, preferred_smem_carveout=100
         )
     elif long and rows <= 66:
         kernel(scores, pos, slot, block_table, index, 2, 1024).launch(
-            grid=[rows * 2, 1, 1], block=[1024, 1, 1], cluster=[2, 1, 1], stream=stream, use_pdl=True
+            grid=[rows * 2, 1, 1], block=[1024, 1, 1], cluster=[2, 1, 1], stream=stream,
+            use_pdl=True, min_blocks_per_mp=1, preferred_smem_carveout=100
         )
     elif rows > 0:
         kernel(scores, pos, slot, block_table, index, 1, 512).launch(
-            grid=[rows * 1, 1, 1], block=[512, 1, 1], stream=stream, use_pdl=True
+            grid=[rows * 1, 1, 1], block=[512, 1, 1], stream=stream,
+            use_pdl=True, min_blocks_per_mp=2, preferred_smem_carveout=100
         )
 
 

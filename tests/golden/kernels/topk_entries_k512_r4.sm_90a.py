@@ -15,10 +15,10 @@ behind the visible scores is read.
 
 Scores become whole numbers of the same order. Their leading 12 bits are counted; the entries that reach
 the number in which the count meets 512 are listed, in order, and as many of the other 20 bits as it
-takes decide within the list, 10 at a time. If the list would not fit, 10 more bits are counted before it is made, and if it still
-would not, it stays in global memory. Threads hold the keys of a part that fits in their registers.
-The blocks of a cluster count and list a part of a long row each; the first one does the rest. Counts
-are integers: no order of the threads shows in the result.
+takes decide within the list, 10 at a time. If the list would not fit, 10 more bits are counted before it
+is made, and if it still would not, it stays in global memory. Threads hold the keys of a part that fits
+in their registers. The blocks of a cluster count and list a part of a long row each; the first one does
+the rest. Counts are integers: no order of the threads shows in the result.
 """
 
 from dataclasses import dataclass

@@ -239,19 +239,13 @@ def run_tool(given: argparse.Namespace, tool: str, what: str) -> dict[str, Any]:
 
 def command(given: argparse.Namespace, tool: str, what: str, skip: int) -> list[str]:
     """The tool's command line around a child of this script."""
-    words = [
-        "compute-sanitizer",
-        "--tool",
-        tool,
-        "--print-limit",
-        "10000",
-        "--show-backtrace",
-        "no",
-    ]
+    words = ["compute-sanitizer", "--tool", tool]
+    words += ["--print-limit", "10000", "--show-backtrace", "no"]
     if tool == "synccheck":
         words += ["--num-cuda-barriers", "65536"]
-    if words and tool != "initcheck":
+    if tool != "initcheck":
         words += ["--kernel-name", f"kns={KERNELS}"]
+    words = [] if tool == "late" else words
     child = {"racecheck": "races", "late": "late"}.get(tool, what) if what == "cases" else what
     words += [sys.executable, __file__, "--child", child, "--skip", str(skip), *given.patterns]
     words += ["--libraries", str(given.libraries)]

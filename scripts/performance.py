@@ -2,9 +2,9 @@
 
 usage: performance.py [docs/perf]
 
-A kind's gates come from <folder>/<kind>.json if it is a run of `scripts/gpu_kernels.py`, else from
-<folder>/gpu_kernels.json; its times from <folder>/times.json, one run of everything that is timed,
-if they are there. bench_*.json are documents of `dsv4c bench`. The page's text is kept; what stands
+A kind's gates come from <folder>/gates.json (`scripts/gate_summary.py`), else from <folder>/<kind>.json
+if it is a run of `scripts/gpu_kernels.py`, else from <folder>/gpu_kernels.json; its times from
+<folder>/times.json, one run of everything that is timed, else from the same. bench_*.json are documents of `dsv4c bench`. The page's text is kept; what stands
 between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced.
 """
 
@@ -41,8 +41,12 @@ def main() -> None:
             runs |= _by_kind(run)
     text = PAGE.read_text(encoding="utf-8")
     text = _put(text, "card", f"{whole['device']}, torch {whole['torch']}")
-    for kind, run in runs.items():
-        text = _put(text, f"gates {kind}", _gates(run["results"]))
+    gates = {kind: _gates_of(run["results"]) for kind, run in runs.items()}
+    summary = folder / "gates.json"
+    if summary.exists():
+        gates |= json.loads(summary.read_text(encoding="utf-8"))["kinds"]
+    for kind, kernels in gates.items():
+        text = _put(text, f"gates {kind}", _gates(kernels))
     times = folder / "times.json"
     if times.exists():
         runs |= _by_kind(json.loads(times.read_text(encoding="utf-8")))

@@ -1,7 +1,8 @@
 """Decode steps: one token for each of several sequences, padded to sizes that are known before.
 
 Where every node has a kernel, each size is captured as a CUDA graph: the copy of the inputs, the
-kernels, the copy of the drawn tokens. Such a step is one launch, with no allocation and no torch op.
+kernels, the copy of the drawn tokens, an event. Such a step is one launch, with no allocation and no
+torch op.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class Decoder:
         self._first = {rows: self._ids[:rows] for rows in buckets(1, self.most.S)}
         self._made: dict[Sizes, Outputs] = {}
         self._last: Sizes | None = None
-        self._done = torch.cuda.Event() if pinned else None
+        # Recorded by the graphs themselves: the host does nothing for it.
+        self._done = torch.cuda.Event(external=True) if pinned else None
         self._graphs: dict[Sizes, torch.cuda.CUDAGraph] = {}
         if pinned and can_capture(executor):
             self._capture_all()
@@ -72,7 +74,6 @@ class Decoder:
         else:
             graph.replay()
         self._last = sizes
-        self.mark()
 
     def mark(self) -> None:
         """What was started up to here reads the staged inputs and writes the drawn tokens."""
@@ -100,6 +101,7 @@ class Decoder:
         with torch.inference_mode():
             made = self._made[sizes] = executor.step(executor.bind(sizes))
             self._first[sizes.T].copy_(made.ids, non_blocking=True)
+        self.mark()
 
     def _capture_all(self) -> None:
         table = np.zeros((self.most.S, self.most.P), np.int32)

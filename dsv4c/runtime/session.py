@@ -69,6 +69,7 @@ class Session:
         self.executor: Executor = plan.executor(most, 1 + max_sequences * pages)
         self.slots = SlotTable(max_sequences, max_tokens)
         self._sampling = [GREEDY] * max_sequences
+        self._batch: tuple[tuple[int, ...], tuple[Sampling, ...]] = (), ()
         self.decoder = Decoder(self.executor, self.device, poison)
         self._poison = poison
 
@@ -80,6 +81,7 @@ class Session:
         """
         slot = self.slots.open()
         self._sampling[slot] = sampling
+        self._batch = (), ()
         self.executor.reset(slot)
         return slot
 
@@ -189,17 +191,27 @@ class Session:
 
     def _launch(self, slots: Sequence[int], tokens: Sequence[int]) -> None:
         ids = self._checked(tokens)
-        if len(slots) != len(ids) or len(set(slots)) != len(slots):
+        # Mostly the sequences of the step before.
+        if tuple(slots) != self._batch[0] or len(ids) != len(slots):
+            self._batch = self._sequences(slots, len(ids))
+        positions = self.slots.advance(slots)
+        batch = TokenBatch(self._batch[0], positions, ids, self._batch[1])
+        self.decoder.launch(batch, self.slots.block_table, pages_for(max(positions) + 1))
+
+    def _sequences(
+        self, slots: Sequence[int], count: int
+    ) -> tuple[tuple[int, ...], tuple[Sampling, ...]]:
+        """Open slots for `count` tokens, and how their next ones are drawn."""
+        if len(slots) != count or len(set(slots)) != len(slots):
             raise DsvError(
                 "DSV101",
                 "decode takes one token for each of several different slots",
                 expected=f"{len(slots)} tokens and no slot twice",
-                found=f"slots {list(slots)}, {len(ids)} tokens",
+                found=f"slots {list(slots)}, {count} tokens",
             )
-        positions = self.slots.advance(slots)
-        sampling = tuple([self._sampling[slot] for slot in slots])
-        batch = TokenBatch(tuple(slots), positions, ids, sampling)
-        self.decoder.launch(batch, self.slots.block_table, pages_for(max(positions) + 1))
+        for slot in slots:
+            self.slots.require(slot)
+        return tuple(slots), tuple([self._sampling[slot] for slot in slots])
 
     def step(self, batch: Sequence[Rows]) -> torch.Tensor:
         """One step over rows of several sequences, each at most the plan's chunk long.

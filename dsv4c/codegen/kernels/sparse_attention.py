@@ -96,12 +96,14 @@ def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
     tile = SPARSE_ATTENTION["sm_90a" if chosen.mma == "wgmma" else "sm_100a"]
+    blocks = -(-chosen.heads // 64)
+    splits = tuple(one for one in tile.splits if one[1] <= 8 * blocks)
     return {
-        "blocks": -(-chosen.heads // 64),
+        "blocks": blocks,
         "window_bytes": page_bytes(WINDOW, chosen.cache),
         "page_bytes": page_bytes(chosen.page, chosen.cache),
         # without a compressed source there is one tile of rows: nothing to share
-        "splits": tile.splits if chosen.page else (),
+        "splits": splits if chosen.page else (),
         "producer_registers": tile.producer_registers,
         "consumer_registers": tile.consumer_registers,
     }

@@ -138,5 +138,12 @@ def test_tiles_fit(arch: str) -> None:
     assert tile.producer_registers % 8 == tile.consumer_registers % 8 == 0
     limits = [limit for limit, _ in tile.splits]
     assert limits == sorted(set(limits))
-    # a cluster's blocks divide the 64 heads among them, and are at most 8
-    assert all(split in (2, 4, 8) for _, split in tile.splits)
+    # a cluster's blocks divide the 64 heads among them
+    assert all(split in (2, 4, 8, 16) for _, split in tile.splits)
+
+
+@pytest.mark.parametrize(("heads", "largest"), [(8, 8), (64, 8), (128, 16)])
+def test_clusters_of_16_are_for_two_blocks_of_heads(heads: int, largest: int) -> None:
+    splits = family.context(family.choose(heads, "fp8", 32, "sm_90a"))["splits"]
+    assert isinstance(splits, tuple)
+    assert max(split for _, split in splits) == largest

@@ -604,36 +604,75 @@ def combine(
     """Sum the cluster's partial outputs; every block does 64 / split heads.
 
     The order is that of the ranks, from the block's own on, so that the blocks read from different
-    ones at a time; it is fixed for every head. Blocks that had no rows have no part in it.
+    ones at a time; it is fixed for every head. Blocks that had no rows have no part in it. All reads
+    are under way at once: what a block gives away through the cluster takes longest.
     """
-    part = cute.make_rmem_tensor((4, split), Float32)
-    stats = cute.make_rmem_tensor((2, split), Float32)
-    for i in cutlass.range_constexpr(HALF // split * (DIM // 4) // CONSUMERS):
-        row = rank * (HALF // split) + i * (CONSUMERS // (DIM // 4)) + t // (DIM // 4)
-        dim = t % (DIM // 4) * 4
-        level, total = Float32(NEG), Float32(0.0)
+    rows, across = HALF // split, DIM // 4  # of this block; threads across a row
+    count = rows * across // CONSUMERS
+    part = cute.make_rmem_tensor((4, split, count), Float32)
+    dim, base = t % across * 4, shared.k.iterator.toint()
+    for i in cutlass.range_constexpr(count):
+        row = rank * rows + i * (CONSUMERS // across) + t // across
         for r in cutlass.range_constexpr(split):
             other = (rank + r) % split
             there = Int32(1) if other < tiles else Int32(0)
-            top = shared.top.iterator.toint() + row * 4
-            stats[0, r] = far_float(top, other, there, NEG_BITS)
-            stats[1, r] = far_float(top + HALF * 4, other, there, 0)
-            address = shared.k.iterator.toint() + partial_offset(row, dim)
-            part[0, r], part[1, r], part[2, r], part[3, r] = far_quad(address, other, there)
+            part[0, r, i], part[1, r, i], part[2, r, i], part[3, r, i] = far_quad(
+                base + partial_offset(row, dim), other, there
+            )
+    weights = cute.make_tensor(
+        cute.recast_ptr(shared.p.iterator, dtype=Float32), cute.make_layout((split + 1, rows))
+    )
+    if t < HALF:
+        weigh(t, rank, tiles, split, block, shared, sink, weights)
+    consumer_barrier()
+    acc = cute.make_rmem_tensor((4, count), Float32)
+    acc.fill(0.0)
+    for i in cutlass.range_constexpr(count):
+        row = i * (CONSUMERS // across) + t // across
         for r in cutlass.range_constexpr(split):
-            level = cute.arch.fmax(level, stats[0, r])
-        acc = cute.make_rmem_tensor((4,), Float32)
-        acc.fill(0.0)
-        for r in cutlass.range_constexpr(split):
-            weight = cute.math.exp2(stats[0, r] - finite(level), fastmath=True)
-            total = total + stats[1, r] * weight
-            acc.store(acc.load() + part[None, r].load() * weight)
-        if block * HALF + row < HEADS:
-            factor = inverse(level, total, sink_of(sink, block * HALF + row))
+            for c in cutlass.range_constexpr(4):
+                acc[c, i] = acc[c, i] + part[c, r, i] * weights[r, row]
+        for c in cutlass.range_constexpr(4):
+            acc[c, i] = acc[c, i] * weights[split, row]
+    # what the others have here has been read when all blocks have arrived
+    cute.arch.cluster_arrive()
+    for i in cutlass.range_constexpr(count):
+        head = block * HALF + rank * rows + i * (CONSUMERS // across) + t // across
+        if head < HEADS:
             out = cute.make_rmem_tensor((4,), BFloat16)
-            out.store((acc.load() * factor).to(BFloat16))
-            head = cute.zipped_divide(o[Int64(token), block * HALF + row, None], (4,))
-            cute.autovec_copy(out, head[(None, dim // 4)])
+            out.store(acc[None, i].load().to(BFloat16))
+            target = cute.zipped_divide(o[Int64(token), head, None], (4,))
+            cute.autovec_copy(out, target[(None, dim // 4)])
+
+
+@cute.jit
+def weigh(
+    t: Int32,
+    rank: Int32,
+    tiles: Int32,
+    split: cutlass.Constexpr,
+    block: Int32,
+    shared: Shared,
+    sink: cute.Tensor,
+    weights: cute.Tensor,
+):
+    """Factors of the partial outputs of a head, and of their sum: one thread for each of the former."""
+    row, r = t // split, t % split
+    head = rank * (HALF // split) + row
+    other = (rank + r) % split
+    there = Int32(1) if other < tiles else Int32(0)
+    top = shared.top.iterator.toint() + head * 4
+    own, total = far_float(top, other, there, NEG_BITS), far_float(top + HALF * 4, other, there, 0)
+    level = own
+    for step in cutlass.range_constexpr(split.bit_length() - 1):
+        level = cute.arch.fmax(level, cute.arch.shuffle_sync_bfly(level, offset=1 << step))
+    weight = cute.math.exp2(own - finite(level), fastmath=True)
+    total = total * weight
+    for step in cutlass.range_constexpr(split.bit_length() - 1):
+        total = total + cute.arch.shuffle_sync_bfly(total, offset=1 << step)
+    weights[r, row] = weight
+    if r == 0:
+        weights[split, row] = inverse(level, total, sink_of(sink, block * HALF + head))
 
 
 @cute.jit
@@ -703,22 +742,23 @@ def kernel(
     cute.arch.sync_threads()
     cute.arch.griddepcontrol_wait()
     role = cute.arch.make_warp_uniform(tid // PRODUCERS)
-    tiles = Int32(0)
     if role == 0:
         cute.arch.setmaxregister_decrease(64)
         produce(tid, token, rank, split, shared, caches)
+        if cutlass.const_expr(split > 1):
+            for _ in cutlass.range_constexpr(2):
+                cute.arch.cluster_arrive()
+                cute.arch.cluster_wait()
     else:
         cute.arch.setmaxregister_increase(192)
         t = tid - PRODUCERS
         tiles = consume(t, token, block, rank, split, qk, pv, shared, q, sink, o, caches)
-    if cutlass.const_expr(split > 1):
-        cute.arch.cluster_arrive()
-        cute.arch.cluster_wait()
-        if role == 1:
-            combine(tid - PRODUCERS, rank, tiles, split, token, block, shared, sink, o)
-        # no block leaves while another may still read its partial output
-        cute.arch.cluster_arrive()
-        cute.arch.cluster_wait()
+        if cutlass.const_expr(split > 1):
+            cute.arch.cluster_arrive()
+            cute.arch.cluster_wait()
+            combine(t, rank, tiles, split, token, block, shared, sink, o)
+            # no block leaves while another may still read its partial output
+            cute.arch.cluster_wait()
 
 
 @cute.jit

@@ -176,9 +176,6 @@ def main() -> int:
     card = receiver.recv()
     process.join()
     results: list[Result] = []
-    for kernel, cases in collect(given.patterns, given.no_check).items():
-        for (kind, case), result in zip(cases, run_kernel(cases, given), strict=True):
-            results.append({"case": f"{kind}/{case.name}", "kernel": kernel, **result})
     report = {
         "device": card.name,
         "torch": card.torch,
@@ -188,7 +185,11 @@ def main() -> int:
         "results": results,
     }
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / "gpu_kernels.json").write_text(json.dumps(report, indent=1) + "\n")
+    for kernel, cases in collect(given.patterns, given.no_check).items():
+        for (kind, case), result in zip(cases, run_kernel(cases, given), strict=True):
+            results.append({"case": f"{kind}/{case.name}", "kernel": kernel, **result})
+        # After each kernel: what was found stays if the run is cut off.
+        (given.out / "gpu_kernels.json").write_text(json.dumps(report, indent=1) + "\n")
     table(results, card.copy)
     return 0 if all(passed(result) for result in results) else 1
 

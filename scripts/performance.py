@@ -48,10 +48,9 @@ def main() -> None:
     for kind, kernels in gates.items():
         text = _put(text, f"gates {kind}", _gates(kernels))
     times = folder / "times.json"
-    if times.exists():
-        runs |= _by_kind(json.loads(times.read_text(encoding="utf-8")))
-    for kind, run in runs.items():
-        text = _put(text, f"times {kind}", _times(run))
+    latest = _by_kind(json.loads(times.read_text(encoding="utf-8"))) if times.exists() else {}
+    for kind, run in (runs | latest).items():
+        text = _put(text, f"times {kind}", _times(run, runs.get(kind, run)))
     text = _put(text, "plan", _plan(json.loads((folder / "gpu_text.json").read_text("utf-8"))))
     text = _put(text, "decode", _decode(json.loads((folder / "decode.json").read_text("utf-8"))))
     layers = folder / "layers.json"
@@ -174,11 +173,20 @@ def _gates(kernels: dict[str, Result]) -> str:
     return "\n".join(lines)
 
 
-def _times(run: Result) -> str:
-    """Per timed case: microseconds, floor, shares, and other implementations of the same run."""
+def _times(run: Result, earlier: Result) -> str:
+    """Per timed case: microseconds, floor, shares, and other implementations.
+
+    Those that this run left out are of an earlier one, and stand in brackets.
+    """
     copy_rate, mma_rate = run["copy_rate"], run.get("bf16_rate", MMA_RATE)
     timed = [result for result in run["results"] if "us" in result]
-    others = list(dict.fromkeys(name for one in timed for name in one.get("baselines", {})))
+    before = {one["case"]: one.get("baselines", {}) for one in earlier["results"] if "us" in one}
+    cells = {
+        one["case"]: {name: f"({us:.1f})" for name, us in before.get(one["case"], {}).items()}
+        | {name: f"{us:.1f}" for name, us in one.get("baselines", {}).items()}
+        for one in timed
+    }
+    others = list(dict.fromkeys(name for one in timed for name in cells[one["case"]]))
     if not timed:
         return "not timed"
     head = ["case", "us", "floor us", "floor / time", "of copy rate", "TFLOP/s"]
@@ -191,10 +199,7 @@ def _times(run: Result) -> str:
         name = one["case"].split("/")[1].removesuffix("_time")
         flops = f"{one['flops'] / us / 1e6:.1f}" if one.get("flops") else "-"
         row = [name, f"{us:.2f}", f"{floor:.2f}", f"{floor / us:.0%}", f"{rate:.0%}", flops]
-        row += [
-            f"{one['baselines'][other]:.1f}" if other in one.get("baselines", {}) else "-"
-            for other in others
-        ]
+        row += [cells[one["case"]].get(other, "-") for other in others]
         lines.append("| " + " | ".join(row) + " |")
     rates = f"copies {copy_rate / 1e12:.2f} TB/s, bf16 products {mma_rate / 1e12:.0f} TFLOP/s"
     lines += ["", f"Rates of this run: {rates}."]

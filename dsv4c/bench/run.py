@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -125,7 +126,8 @@ def compile_config(
         report: called with (phase, done, total).
 
     Raises:
-        DsvError: DSV601 without a GPU; else as `random_source` and `dsv4c.compile`.
+        DsvError: DSV601 without a GPU, DSV401 without the compiler; else as `random_source` and
+            `dsv4c.compile`.
     """
     from dsv4c.api import compile_source
 
@@ -137,6 +139,15 @@ def compile_config(
             "bench needs a GPU and there is none",
             where=config,
             expected="a GPU of sm_90a or sm_100a",
+        )
+    if find_spec("cutlass") is None:
+        raise DsvError(
+            "DSV401",
+            "bench compiles a config, and there is no compiler",
+            where=config,
+            expected="nvidia-cutlass-dsl, or the folder of a plan",
+            hint=f"elsewhere: dsv4c compile {config} --synthetic --layers "
+            f"{','.join(map(str, chosen))} --target {target} -o PLAN",
         )
     read = partial(random_source, config, chosen, seed, experts, attention)
     return compile_source(read, out, target, progress=report)

@@ -56,6 +56,16 @@ def test_a_config_without_a_gpu(config: str, tmp_path: Path) -> None:
     assert "expected: a GPU of sm_90a or sm_100a" in result.stderr
 
 
+def test_a_config_without_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: (hardware.Gpu("H100", (9, 0), 80 << 30),))
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(DsvError, match="DSV401: bench compiles a config") as caught:
+        compile_config("flash", tmp_path / "plan")
+    command = "dsv4c compile flash --synthetic --layers 0,2,3 --target sm_90a -o PLAN"
+    assert caught.value.hint == f"elsewhere: {command}"
+    assert caught.value.exit_code == 5
+
+
 def test_words_that_are_neither(tmp_path: Path) -> None:
     result = call("bench", "nosuch")
     assert result.exit_code == 3

@@ -13,6 +13,8 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -83,9 +85,10 @@ def _compiled(
 
 
 def _transformers(ours: PlanLayer, layer: TorchLayer, case: str, us: float) -> Iterator[PeerRow]:
-    import transformers
-
-    peer = f"transformers {transformers.__version__} eager"
+    if find_spec("transformers") is None:
+        yield PeerRow("transformers", case, note="not installed")
+        return
+    peer = f"transformers {version('transformers')} eager"
     try:
         other = TransformersLayer(layer, ours.context)
         with other.choosing(ours.choices.entries, ours.choices.experts):

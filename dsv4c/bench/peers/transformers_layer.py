@@ -1,9 +1,10 @@
-"""The decoder layer of transformers with the weights and caches of a `TorchLayer`."""
+"""The decoder layer of transformers, where it is installed, with a `TorchLayer`'s weights and caches."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -21,11 +22,9 @@ class TransformersLayer:
     """
 
     def __init__(self, layer: TorchLayer, done: int) -> None:
-        from transformers import DynamicCache
-
         self._layer, self.config = layer, _config(layer)
         self.module = _module(layer, self.config)
-        self.cache: Any = DynamicCache(config=self.config)
+        self.cache: Any = import_module("transformers").DynamicCache(config=self.config)
         if done:
             self._fill(done)
 
@@ -97,8 +96,6 @@ class TransformersLayer:
 
 
 def _config(layer: TorchLayer) -> Any:
-    from transformers import DeepseekV4Config
-
     dims, w = layer.dims, layer.w
     kind = "compressed_sparse" if dims.index_heads else "heavily_compressed"
     rates = {"compressed_sparse_attention": dims.ratio, "heavily_compressed_attention": dims.ratio}
@@ -132,12 +129,11 @@ def _config(layer: TorchLayer) -> Any:
             index_head_dim=dims.index_width,
             index_topk=dims.index_topk,
         )
-    return DeepseekV4Config(**fields)
+    return import_module("transformers").DeepseekV4Config(**fields)
 
 
 def _module(layer: TorchLayer, config: Any) -> Any:
-    from transformers.models.deepseek_v4 import modeling_deepseek_v4 as modeling
-
+    modeling = import_module("transformers.models.deepseek_v4.modeling_deepseek_v4")
     with torch.device("meta"):
         made: Any = modeling.DeepseekV4DecoderLayer(config, 0)
     made.load_state_dict(_named(layer), assign=True)

@@ -34,10 +34,12 @@ MODELS = {
     "flash": (256, 6, 4096, 1.5, 129280),
     "pro": (384, 6, 7168, 2.5, 129280),
     "tiny": (8, 2, 256, 1.5, 2048),
+    "flash_f32": (256, 6, 4096, 1.5, 2048),
+    "tiny_f32": (8, 2, 256, 1.5, 2048),
 }
-TIMED = (1, 8, 64, 256, 4096)
-# A token's bits are the same for all T up to 8, to 64, to 1024, and from 1025 on.
-BATCHES = ((1, 8), (5, 7), (9, 64), (33, 50), (65, 256), (129, 700), (1100, 1500))
+TIMED = (1, 8, 16, 64, 128, 256, 512, 1024, 2048, 4096)
+# A token's bits are the same for all T up to 8, to 128, to 256, and while wgmma splits K alike.
+BATCHES = ((1, 8), (5, 7), (9, 128), (33, 50), (129, 256), (150, 200), (257, 600), (1100, 1400))
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,10 @@ class Setup:
 
 
 def params(model: str, hashed: bool, arch: str = "sm_90a") -> family.Params:
-    """Of a kernel for a model."""
+    """Of a kernel for a model; `_f32` in its name: the gate is."""
     experts, top_k, depth, scale, vocabulary = MODELS[model]
-    return family.choose(experts, top_k, depth, vocabulary if hashed else 0, scale, arch)
+    form = "f32" if model.endswith("_f32") else "bf16"
+    return family.choose(experts, top_k, depth, vocabulary if hashed else 0, scale, arch, form)
 
 
 def variants(arch: str) -> list[family.Params]:
@@ -78,7 +81,7 @@ def cases() -> list[Case]:
         for hashed in (False, True):
             found += [make_case(Setup(model, tokens, hashed=hashed)) for tokens in LENGTHS]
         for what in ("odd", "ties", "same", "skewed"):
-            found += [make_case(Setup(model, tokens, what)) for tokens in (8, 64, 129)]
+            found += [make_case(Setup(model, tokens, what)) for tokens in (8, 64, 129, 300)]
     for few, most in BATCHES:
         found.append(_batch_case(Setup("flash", most, "batch", fewer=few)))
     return found + list(_timed())
@@ -164,7 +167,8 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
         return torch.randn(*shape, generator=make, device=DEVICE)
 
     x = normal(tokens, depth).bfloat16()
-    gate = (normal(experts, depth) * (2 / math.sqrt(depth))).bfloat16()
+    gate = normal(experts, depth) * (2 / math.sqrt(depth))
+    gate = gate if setup.params.form == "f32" else gate.bfloat16()
     bias = 8.08 + 0.1 * normal(experts)
     if setup.what == "odd":
         x[2, 5], x[5, 0], x[6, 7], x[7] = math.nan, math.inf, -math.inf, 30 * x[7]

@@ -10,7 +10,7 @@ class RouterTile:
     """How blocks work for batches of up to `most` tokens (0: any).
 
     Args:
-        most: largest T.
+        most: largest T; 0: only makes logits, where wgmma's kernel does not.
         rows: experts of a block.
         tokens: of a block.
         parts: blocks along K, at most; they divide K into multiples of 512. A token's bits are the same for
@@ -25,12 +25,15 @@ class RouterTile:
     k_warps: int
 
 
+# Where wgmma multiplies: blocks of a cluster that share K, and blocks of a launch that run at once, of
+# an H100's 132 SMs in GPCs of 16 or 18; 0: any number, in turns.
+SPLITS = ((8, 112), (4, 112), (2, 132), (1, 0))
 # By target; those of sm_100a are not measured.
 ROUTER: dict[str, tuple[RouterTile, ...]] = {
     arch: (
-        RouterTile(8, 16, 8, 8, 8),
-        RouterTile(64, 16, 16, 4, 8),
-        RouterTile(1024, 16, 16, 1, 8),
+        RouterTile(8, 16, 8, 4, 8),
+        RouterTile(128, 16, 16, 2, 8),
+        RouterTile(256, 16, 16, 1, 8),
         RouterTile(0, 64, 64, 1, 2),
     )
     for arch in ("sm_90a", "sm_100a")

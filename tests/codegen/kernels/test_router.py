@@ -31,8 +31,10 @@ def select(*inputs: ValueFacts, arch: str = "sm_90a") -> family.Params | Refusal
 
 
 def test_rendered_text(golden: Callable[[str, str], None]) -> None:
-    source = render(family.KIND, family.choose(256, 6, 4096, 0, 1.5, "sm_90a"), "sm_90a", ["L3"])
-    golden(f"kernels/{source.name}.sm_90a.py", source.text)
+    """Without wgmma's products, which are a part of the linears' text."""
+    params = family.choose(256, 6, 4096, 0, 1.5, "sm_100a")
+    source = render(family.KIND, params, "sm_100a", ["L3"])
+    golden(f"kernels/{source.name}.sm_100a.py", source.text)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -50,6 +52,7 @@ def test_rendered_text_has_no_lint(vocabulary: int, arch: str) -> None:
     ("inputs", "name"),
     [
         ((X, GATE, BIAS), "router_e256_k6_4096_x1p5"),
+        ((X, replace(GATE, format="f32"), BIAS), "router_e256_k6_4096_x1p5_f32"),
         ((X, GATE, TABLE, IDS), "router_e256_k6_4096_x1p5_hash129280"),
     ],
 )
@@ -58,7 +61,7 @@ def test_params_from_facts(inputs: tuple[ValueFacts, ...], name: str) -> None:
     assert isinstance(params, family.Params)
     assert family.kernel_name(params, "sm_90a") == name
     assert family.workspaces(params) == (
-        Workspace("f32", ("2048*T",)),
+        Workspace("f32", ("1024*T",)),
         Workspace("i32", ("2*T",), zeroed=True),
     )
 
@@ -67,7 +70,7 @@ def test_params_from_facts(inputs: tuple[ValueFacts, ...], name: str) -> None:
     ("at", "change", "reason"),
     [
         (0, replace(X, dtype="f32"), r"x is f32 \['T', 4096\]; takes bf16"),
-        (1, replace(GATE, format="f32"), r"gate is f32 \[256, 4096\]; takes bf16 of 2 dims"),
+        (1, replace(GATE, format="fp8_128"), "gate is fp8_128 .*; takes bf16 or f32 of 2 dims"),
         (1, replace(GATE, dims=(600, 4096)), "top 6 of 600 experts, depth 4096; takes up to"),
         (1, replace(GATE, dims=(256, 4080)), "depth 4080; takes up to"),
         (2, replace(BIAS, dims=(255,)), r"bias is f32 \[255\]; takes f32 \[256\]"),
@@ -103,8 +106,30 @@ def test_tiles_cover_every_batch(arch: str) -> None:
 
 
 def test_parts_divide_k() -> None:
-    """14 times 512 of Pro's K: seven parts where eight are wished for, two where four are."""
+    """14 times 512 of Pro's K: two parts where four are wished for."""
     context = family.context(family.choose(384, 6, 7168, 0, 2.5, "sm_90a"))
     tiles = context["tiles"]
     assert isinstance(tiles, tuple)
-    assert [tile[1][2] for tile in tiles] == [7, 2, 1, 1]
+    assert [tile[3] for tile in tiles] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("experts", "top_k", "depth", "arch", "limits", "wgmma"),
+    [
+        (256, 6, 4096, "sm_90a", [8, 128, 256], True),
+        (512, 16, 4096, "sm_90a", [8, 96], True),  # bits of more pairs would not fit
+        (256, 6, 4096, "sm_100a", [8, 128, 256], False),
+        (8, 2, 192, "sm_90a", [8, 128, 256], False),  # wgmma's kernel takes multiples of 128
+    ],
+)
+def test_who_makes_the_logits(
+    experts: int, top_k: int, depth: int, arch: str, limits: list[int], wgmma: bool
+) -> None:
+    context = family.context(family.choose(experts, top_k, depth, 0, 1.5, arch))
+    tiles, many = context["tiles"], context["many"]
+    assert isinstance(tiles, tuple)
+    assert isinstance(many, tuple)
+    assert [tile[0] for tile in tiles] == limits
+    assert context["wgmma"] == wgmma
+    assert many[-1][0] == 0
+    assert all(most == 0 or most > limits[-1] for most, _ in many)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -34,12 +35,14 @@ class Wanted:
         context: tokens that each sequence holds before a decode step.
         prefill: tokens of a prefill step of sequences that hold as many; None for no such step.
         peers: folder of other implementations' libraries; None for no peers.
+        kernel: a glob; only kernels of such names are timed by themselves.
     """
 
     sequences: Sequence[int]
     context: int
     prefill: int | None = None
     peers: Path | None = None
+    kernel: str = "*"
 
 
 def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Bench:
@@ -52,7 +55,7 @@ def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Ben
 
     Raises:
         DsvError: DSV601 for a `cpu` plan or without a GPU; DSV101, a prefill that is no whole number
-            of the plan's chunks; else as `Plan.session`.
+            of the plan's chunks, or a glob that no kernel matches; else as `Plan.session`.
     """
     if plan.target == "cpu":
         raise DsvError(
@@ -63,6 +66,7 @@ def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Ben
             hint="compile with --target sm_90a",
         )
     plan.device()
+    _require_kernel(plan, wanted.kernel)
     steps = [(count, wanted.context, 1) for count in wanted.sequences]
     if wanted.prefill is not None:
         tokens = _prefill_rows(plan, wanted.prefill)
@@ -76,10 +80,23 @@ def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Ben
     found: list[StepRow] = []
     for number, (sequences, context, tokens) in enumerate(steps, 1):
         tell("bench", number, len(steps) + 1)
-        found.append(measure_step(plan, card, sequences, context, tokens))
+        found.append(measure_step(plan, card, sequences, context, tokens, wanted.kernel))
         torch.cuda.empty_cache()
     tell("bench", len(steps) + 1, len(steps) + 1)
     return Bench(plan.path.resolve().name, plan.target, card, found, peers)
+
+
+def _require_kernel(plan: Plan, kernel: str) -> None:
+    names = [one.name for one in plan.manifest.kernels]
+    if names and not any(fnmatchcase(name, kernel) for name in names):
+        raise DsvError(
+            "DSV101",
+            "no kernel has such a name",
+            where=str(plan.path),
+            expected=f"a glob that matches one of {len(names)}, such as {names[0]}",
+            found=kernel,
+            hint="dsv4c inspect PLAN kernels lists them",
+        )
 
 
 def _library(plan: Plan) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
@@ -19,7 +20,9 @@ _COPIES = 4_000_000_000
 """Most bytes of copies of one kernel's operands."""
 
 
-def measure_step(plan: Plan, card: Card, sequences: int, context: int, tokens: int = 1) -> StepRow:
+def measure_step(
+    plan: Plan, card: Card, sequences: int, context: int, tokens: int = 1, kernel: str = "*"
+) -> StepRow:
     """Time a step: decode with one token for each sequence, else prefill.
 
     Args:
@@ -28,6 +31,7 @@ def measure_step(plan: Plan, card: Card, sequences: int, context: int, tokens: i
         sequences: at least 1.
         context: tokens that each sequence holds before the step.
         tokens: of each sequence in the step.
+        kernel: a glob; only kernels of such names are timed by themselves.
 
     Raises:
         DsvError: as `Plan.session`.
@@ -47,7 +51,7 @@ def measure_step(plan: Plan, card: Card, sequences: int, context: int, tokens: i
             whole, count = between(0, end), launches(step.prefix(end)) - 1
             inside = {i: between(i, i + 1).us for i in range(end)} if every else {}
             layers = _layers(plan, card, step, {n: (s, between(*s)) for n, s in spans.items()})
-        kernels = _kernels(plan, card, step, costs, inside)
+        kernels = _kernels(plan, card, step, costs, inside, kernel)
         total = step.region(0, end)
     moved = total.read + total.write
     return StepRow(
@@ -85,10 +89,12 @@ def _kernels(
     step: BenchStep,
     costs: Sequence[Cost],
     inside: Mapping[int, float],
+    glob: str,
 ) -> list[KernelRow]:
     places: dict[str, list[int]] = {}
     for i, (node, _) in enumerate(step.nodes):
-        places.setdefault(node.impl, []).append(i)
+        if fnmatchcase(node.impl, glob):
+            places.setdefault(node.impl, []).append(i)
     facts = {kernel.name: kernel for kernel in plan.manifest.kernels}
     return [
         _kernel(plan, card, step, facts[name], used, costs, inside) for name, used in places.items()

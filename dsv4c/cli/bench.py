@@ -60,6 +60,9 @@ _OUTPUT = click.Path(path_type=Path, dir_okay=False)
     metavar="T",
     help="Time a step of T tokens too, of sequences that hold as many.",
 )
+@click.option(
+    "--kernel", metavar="GLOB", default="*", help="Time only these kernels by themselves."
+)
 @partial(random_options, layers="one of each kind")
 @click.option(
     "--peers",
@@ -85,6 +88,7 @@ def command(
     sequences: list[int],
     context: int,
     prefill: int | None,
+    kernel: str,
     layers: list[int] | None,
     seed: int,
     experts: str,
@@ -110,7 +114,7 @@ def command(
         raise click.UsageError(f"--{given[0]} goes with a CONFIG only: a plan has its layers.")
     before = read_bench(old) if old is not None else None
     with progress(not as_json) as report, _plan(ctx, plan, report) as loaded:
-        found = run_bench(loaded, Wanted(sequences, context, prefill, peers), report)
+        found = run_bench(loaded, Wanted(sequences, context, prefill, peers, kernel), report)
     changes = compared(before, found) if before is not None else None
     if out is not None:
         out.write_bytes(encode(found, changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from dsv4c.bench.run import Wanted, compile_config, one_of_each, run_bench
 from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.config import parse_config
 from dsv4c.models.deepseek_v4.released import read_config
+from dsv4c.plan.manifest import Kernel
 from dsv4c.plan.plan import Plan
 
 
@@ -105,11 +107,11 @@ def test_one_layer_of_each_kind(name: str, layers: list[int]) -> None:
     assert one_of_each(parse_config(read_config(name), name)) == layers
 
 
-def measured(plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+def measured(plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Steps that a run asks for, on a machine that is made up."""
-    asked: list[tuple[int, ...]] = []
+    asked: list[tuple[Any, ...]] = []
 
-    def step(plan: Plan, card: object, *sizes: int) -> StepRow:
+    def step(plan: Plan, card: object, *sizes: Any) -> StepRow:
         asked.append(sizes)
         return run.steps[len(asked) - 1]
 
@@ -124,11 +126,24 @@ def test_steps_of_a_run(plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch)
     asked = measured(plan, run, monkeypatch)
     seen: list[tuple[str, int, int]] = []
     found = run_bench(plan, Wanted([1, 8], 4095, 4096), lambda *one: seen.append(one))
-    assert asked == [(1, 4095, 1), (8, 4095, 1), (8, 4096, 512)]
+    assert asked == [(1, 4095, 1, "*"), (8, 4095, 1, "*"), (8, 4096, 512, "*")]
     assert found.steps == run.steps
     assert (seen[0], seen[-1]) == (("bench", 0, 4), ("bench", 4, 4))
     with pytest.raises(DsvError, match="DSV101: the tokens of a prefill step"):
         run_bench(plan, Wanted([1], 4095, 1000))
+
+
+def test_a_glob_that_no_kernel_matches(
+    plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = measured(plan, run, monkeypatch)
+    kernel = Kernel("linears_a", "linears", "sm_90a", {}, "key", [], 168, 0, 0)
+    manifest = msgspec.structs.replace(plan.manifest, kernels=[kernel])
+    monkeypatch.setattr(plan, "manifest", manifest)
+    with pytest.raises(DsvError, match="DSV101: no kernel has such a name"):
+        run_bench(plan, Wanted([1], 4095, kernel="moe_*"))
+    run_bench(plan, Wanted([1], 4095, kernel="lin*"))
+    assert asked == [(1, 4095, 1, "lin*")]
 
 
 def test_peers_are_given_the_plan(

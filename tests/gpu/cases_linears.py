@@ -26,7 +26,9 @@ from harness import (
     rounding_bound,
 )
 
+from dsv4c.codegen.kernels import _moe
 from dsv4c.codegen.kernels import linears as family
+from dsv4c.codegen.packing import packing
 
 KIND = family.KIND
 FP8 = ("fp8_128", "fp8_128_f32")
@@ -89,7 +91,7 @@ NODES: dict[str, tuple[int, list[family.Weight]]] = {
             ("nvfp4", 64, True),
         ],
     ),
-    "odd": (1104, [("bf16", 40, False), ("fp8_128", 200, False), ("fp8_128_f32", 8, True)]),
+    "odd": (1152, [("bf16", 40, False), ("fp8_128", 200, False), ("fp8_128_f32", 8, True)]),
 }
 SMALL = ("flash_csa", "tiny_csa", "mixed", "odd")
 PREFILL = ("flash_csa", "flash_q", "flash_o", "pro_csa", "nvfp4_o")
@@ -101,8 +103,8 @@ TIMED = ("flash_csa", "flash_hca", "flash_swa", "flash_q", "flash_o", "flash_hea
          "bf16_o")  # fmt: skip
 TIMES = (1, 8, 16, 32, 64)
 LONG = (128, 256, 512, 4096)
-# A row's bits are the same for all T within 1..16 and 17..64; from 65 on within a tile's lengths.
-BATCHES = ((1, 8), (3, 7), (1, 16), (9, 16), (17, 31), (18, 64), (33, 64), (65, 128), (130, 256))
+# A row's bits are the same for all T within 1..16, 17..32 and 33..64, then within a tile's lengths.
+BATCHES = ((1, 8), (3, 7), (1, 16), (9, 16), (17, 31), (18, 32), (33, 64), (65, 128), (130, 256))
 
 
 @dataclass(frozen=True)
@@ -332,10 +334,13 @@ def _weight(setup: Setup, form: str, rows: int, make: torch.Generator) -> list[t
         scale = torch.rand(*blocks, generator=make, device=DEVICE) * 2.0**-12
         exponent = integers(0, 160, *blocks).float() - 80 if wide else torch.zeros_like(scale)
         return [codes, scale * torch.exp2(exponent)]
-    codes = integers(0, 256, rows, depth // 2)
+    # In the packed order any code is legal.
+    units = (-(-rows // 32), depth // 64)
+    codes = integers(0, 256, *units, 1024)
     if form == "mxfp4":
-        return [codes, integers(*((0, 240) if wide else (112, 122)), rows, depth // 32)]
-    scale = integers(0, 127, rows, depth // 16) if wide else integers(40, 80, rows, depth // 16)
+        return [codes, integers(*((0, 240) if wide else (112, 122)), *units, 64)]
+    words = integers(*((0, 127) if wide else (40, 80)), *units, 128).view(torch.int32)
+    scale = ((words << 4) | ((words >> 28) & 15)).view(torch.uint8)
     scale_2 = torch.rand((), generator=make, device=DEVICE) * 1e-3 + 1e-4
     return [codes, scale, scale_2]
 
@@ -347,6 +352,15 @@ def split(setup: Setup, parts: Sequence[torch.Tensor]) -> list[list[torch.Tensor
         count = {"bf16": 1, "nvfp4": 3}.get(form, 2)
         found.append(list(parts[at : at + count]))
         at += count
+    return found
+
+
+def natural(form: str, rows: int, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Components as a checkpoint has them; as `Packing.unpack`, but on the device."""
+    found = list(parts)
+    for layout in packing(_moe.packing(form, False)).layouts if family.BITS[form] == 4 else ():
+        i = ("weight", "scale").index(layout.part)
+        found[i] = layout.unpack(found[i])[:rows]
     return found
 
 
@@ -377,6 +391,7 @@ def _verify(setup: Setup, run: Run) -> list[Gate]:
     gates: list[Gate] = []
     for i, (spec, components) in enumerate(zip(setup.weights, split(setup, parts), strict=True)):
         form, rows, f32 = spec
+        components = natural(form, rows, components)
         for first in range(0, rows, COLUMNS):
             part = slice(first, first + COLUMNS)
             w = dequantised(form, _rows(form, components, part))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from typing import cast
 
-from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
+from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal, ValueFacts
+from dsv4c.codegen.kernels import _moe
 from dsv4c.codegen.tiles.linears import LargeTile, linears_tiles
 
 KIND = "linears"
 BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
-SCALED = {"mxfp4": 32, "nvfp4": 16}
-# TMA moves rows that begin at multiples of 16 bytes.
-ALIGNMENT = 16
+# Boxes of 128 bytes a row, and of 64 tokens' columns; packed units.
+COLUMNS = {"bf16": 64, "fp8_128": 128, "fp8_128_f32": 128, "mxfp4": 64, "nvfp4": 64}
 # Tensor maps and pointers of a launch share 4 KB.
 MOST = 12
 # Of an H100; a B200 has 148.
@@ -62,12 +62,8 @@ def _reason(x: ValueFacts, weight: ValueFacts, y: ValueFacts) -> str | None:
     rows, depth = weight.dims
     if not isinstance(rows, int) or not isinstance(depth, int) or rows % 8:
         return f"a weight has {rows} rows; takes multiples of 8"
-    lines = [depth * BITS[weight.format] // 8, depth * 2]
-    if weight.format in SCALED:
-        lines.append(depth // SCALED[weight.format])
-    for line in lines:
-        if line % ALIGNMENT:
-            return f"{weight.format} of {depth} columns has rows of {line} bytes; takes multiples of 16"
+    if depth % COLUMNS[weight.format]:
+        return f"{weight.format} has {depth} columns; takes multiples of {COLUMNS[weight.format]}"
     if y.dims != (x.dims[0], rows) or y.dtype not in ("bf16", "f32"):
         return f"a result is {y.dtype} {list(y.dims)}; takes bf16 or f32 {[x.dims[0], rows]}"
     return None
@@ -105,12 +101,22 @@ def kernel_name(params: KernelParams, arch: str) -> str:
     return f"{KIND}_k{chosen.depth}_{chosen.weights}"
 
 
+def packed_operands(params: KernelParams) -> tuple[PackedOperand, ...]:
+    """The 4-bit weights."""
+    weights = enumerate(weights_of(cast(Params, params)), 1)
+    return tuple(
+        PackedOperand((i,), _moe.packing(form, False))
+        for i, (form, _, _) in weights
+        if BITS[form] == 4
+    )
+
+
 def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
     weights = weights_of(chosen)
     formats = tuple(dict.fromkeys(form for form, _, _ in weights))
-    fp4 = any(form in SCALED for form in formats)
+    fp4 = any(BITS[form] == 4 for form in formats)
     tiles = linears_tiles(chosen.tiles, chosen.depth, weights)
     wgmma = any(isinstance(tile, LargeTile) for tile in tiles)
     return {

@@ -18,6 +18,7 @@ class SmallTile:
         depth: K per pipeline stage.
         stages: of the pipeline.
         warps_m, warps_k: multiplying warps along the rows, and along K.
+        beside: a block takes half an SM; the next kernel's block may lie beside it.
     """
 
     most: int
@@ -28,6 +29,7 @@ class SmallTile:
     stages: int
     warps_m: int
     warps_k: int
+    beside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,8 @@ class LargeTile:
         most: largest T.
         rows: of weights; with 64, two warpgroups share K.
         tokens: of a tile.
-        stages: of the pipeline, 64 of K each.
+        stages: of the tokens' pipeline, 64 of K each.
+        ahead: stages of the weights' pipeline, 128 bytes of each row.
         buffers: of 64 tokens that a warpgroup's results pass on their way out.
         band: row tiles that are walked together.
         split: blocks of a cluster that share K.
@@ -48,6 +51,7 @@ class LargeTile:
     rows: int
     tokens: int
     stages: int
+    ahead: int
     buffers: int
     band: int
     split: int
@@ -74,13 +78,22 @@ _MORE_BF16 = {
     32: _MORE[32],
     64: (_MORE[64][0], SmallTile(64, 1, 64, 64, 128, 4, 2, 2)),
 }
-_FP4: dict[int, tuple[SmallTile, ...]] = {
-    8: (SmallTile(8, 1, 8, 8, 512, 10, 1, 8), SmallTile(0, 1, 16, 16, 512, 5, 1, 8)),
-    16: (SmallTile(8, 1, 16, 8, 512, 7, 1, 8), SmallTile(0, 1, 16, 16, 512, 5, 1, 8)),
-    64: (
-        SmallTile(8, 1, 64, 8, 256, 4, 4, 4),
-        SmallTile(16, 1, 32, 16, 256, 7, 2, 4),
-        SmallTile(0, 1, 32, 32, 256, 4, 2, 4),
+# 4-bit: rows of few tiles, of many; mixed with other formats.
+_FP4: dict[str, tuple[SmallTile, ...]] = {
+    "few": (
+        SmallTile(8, 1, 8, 8, 1024, 5, 1, 8),
+        SmallTile(16, 1, 8, 16, 512, 8, 1, 8),
+        SmallTile(32, 1, 8, 32, 512, 4, 1, 8),
+    ),
+    "many": (
+        SmallTile(8, 1, 32, 8, 256, 4, 4, 2, True),
+        SmallTile(16, 1, 32, 16, 256, 3, 4, 2, True),
+        SmallTile(32, 1, 32, 32, 256, 5, 4, 2),
+    ),
+    "mixed": (
+        SmallTile(8, 1, 16, 8, 512, 7, 1, 8),
+        SmallTile(16, 1, 16, 16, 512, 5, 1, 8),
+        SmallTile(32, 1, 16, 32, 512, 3, 1, 8),
     ),
 }
 
@@ -95,15 +108,16 @@ def linears_tiles(arch: str, depth: int, weights: Weights) -> tuple[Tile, ...]:
     """
     small = _small(depth, weights)
     large = _large(depth, weights) if arch == "sm_90a" else ()
-    return (*small[:-1], replace(small[-1], most=64 if large else 0), *large)
+    if not large:
+        return (*small[:-1], replace(small[-1], most=0))
+    return (*(tile for tile in small if tile.most < 64 or large[0].most > 64), *large)
 
 
 def _small(depth: int, weights: Weights) -> tuple[SmallTile, ...]:
     """mma.sync: up to 64 tokens. There should be more tiles than blocks, but no tiny ones."""
     fp4 = [form.endswith("fp4") for form, _, _ in weights]
     if any(fp4):
-        narrow = 8 if all(fp4) and _count(weights, 16) < 120 else 16
-        return _FP4[64 if _count(weights, 64) >= 120 else narrow]
+        return _FP4["mixed" if not all(fp4) else "many" if _count(weights, 32) >= 120 else "few"]
     rows = [rows for rows in (64, 32) if rows * depth <= 1 << 17 and _count(weights, rows) >= 250]
     few = _FEW[rows[0] if rows else 16]
     rows = [rows for rows in (64, 32) if _count(weights, rows) >= 100]
@@ -120,21 +134,33 @@ def _count(weights: Weights, rows: int) -> int:
 def _large(depth: int, weights: Weights) -> tuple[LargeTile, ...]:
     """Tiles of more than 64 tokens, if wgmma's kernel takes the weights."""
     for form, rows, _ in weights:
-        if form == "fp8_128_f32" or depth % 128 or (form == "fp8_128" and rows % 128):
+        if form == "fp8_128_f32" or depth % (256 if form.endswith("fp4") else 128):
             return ()
+        if form == "fp8_128" and rows % 128:
+            return ()
+    # Stages of tokens and of weights: in flight should be what is used together.
+    fp4 = any(form.endswith("fp4") for form, _, _ in weights)
     plain = any(form == "bf16" for form, _, _ in weights)
+    short = (6, 6) if plain else (8, 3 if fp4 else 4)
+    long = (4, 4, 2) if plain else (5, 2 if fp4 else 3, 1)
     tiles = sum(-(-rows // 128) for _, rows, _ in weights)
-    short, long = (6, 4) if plain else (8, 5)
     found: list[LargeTile] = []
     shared = depth % 1024 == 0 and depth >= 2048
-    if shared and sum(-(-rows // 64) for _, rows, _ in weights) <= 66:
-        found.append(LargeTile(128, 64, 128, 8, 2, 16, 2))
+    pairs = shared and sum(-(-rows // 64) for _, rows, _ in weights) <= 66
+    # mma.sync serves FP8 and bf16 alone up to 64 tokens.
+    if fp4:
+        few, many = LargeTile(64, 64, 64, 16, 8, 1, 16, 2), LargeTile(64, 128, 64, 16, 4, 1, 16, 1)
+        found.append(few if pairs else many)
+    elif pairs and len({form for form, _, _ in weights}) > 1:
+        found.append(LargeTile(64, 64, 64, 12, 12, 1, 16, 2))
+    if pairs:
+        found.append(LargeTile(128, 64, 128, 8, 8 if plain else 6, 2, 16, 2))
     # Clusters of two share K while that leaves a block an SM.
     most = 66 // tiles * 128
-    if shared and most > (128 if found else 0):
-        found.append(LargeTile(most, 128, 128, short, 2, 16, 2))
+    if shared and most > (found[-1].most if found else 0):
+        found.append(LargeTile(most, 128, 128, *short, 2, 16, 2))
     most = max(256, 132 // tiles * 128)
     if not found or most > found[-1].most:
-        found.append(LargeTile(most, 128, 128, short, 2, 16, 1))
-    found.append(LargeTile(0, 128, 256, long, 2 if plain else 1, 16, 1))
+        found.append(LargeTile(most, 128, 128, *short, 2, 16, 1))
+    found.append(LargeTile(0, 128, 256, *long, 16, 1))
     return tuple(found)

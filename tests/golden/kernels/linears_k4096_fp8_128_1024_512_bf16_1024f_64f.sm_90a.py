@@ -51,7 +51,8 @@ BOX = 64  # K of one TMA box of x, and of one step of a multiplying warp
 class Tile:
     """How a block works: tiles of `rows` bf16 weights (more of smaller ones) x `tokens`.
 
-    A stage has `depth` of K; warps along K share each stage; blocks of a cluster share K.
+    A stage has `depth` of K; warps along K share each stage; blocks of a cluster share K. With
+    `beside`, a block takes half an SM, so that the next kernel's fills its ring beside it.
     """
 
     cluster: int
@@ -61,11 +62,19 @@ class Tile:
     stages: int
     warps_m: int
     warps_k: int
+    beside: bool
 
     def __post_init__(self):
         rows = min(self.rows_of(form) for form in FORMATS)
         assert self.boxes % self.warps_k == 0 and rows % (16 * self.warps_m) == 0, self
         assert all(self.depth * bits % 1024 == 0 for bits in BITS.values()), self
+
+    @property
+    def alone(self):
+        """Whether a block has one tile: when it has read all of the ring, that becomes the sums."""
+        room = self.stages * (self.x_bytes + self.w_bytes)
+        fits = cute.cosize(self.sums) * 4 <= room
+        return self.cluster > 1 or (fits and self.first(len(WEIGHTS)) <= SMS)
 
     @property
     def steps(self):
@@ -104,6 +113,10 @@ class Tile:
     def rows_of(self, form):
         """Rows of a tile of a format."""
         return self.rows * 16 // BITS[form]
+
+    def box_of(self, form):
+        """A stage of weights: rows, 128 bytes of each, how many."""
+        return self.rows_of(form), 128, self.depth * BITS[form] // 1024
 
     def tiles_of(self, i):
         """Tiles of a weight."""
@@ -145,11 +158,11 @@ def shared(address: Int32, dtype: cutlass.Constexpr, count: cutlass.Constexpr):
 
 
 @cute.jit
-def ring_layout(rows, elements, boxes):
-    """Boxes of `rows` x 128 bytes, swizzled."""
-    line = cute.make_layout((8, elements), stride=(elements, 1))
+def ring_layout(box: cutlass.Constexpr, stages):
+    """Stages of boxes (rows, 128 bytes of each, how many), swizzled."""
+    line = cute.make_layout((8, box[1]), stride=(box[1], 1))
     atom = cute.make_composed_layout(cute.make_swizzle(3, 4, 3), 0, line)
-    return cute.tile_to_shape(atom, (rows, elements, boxes), (0, 1, 2))
+    return cute.tile_to_shape(atom, (*box, stages), (0, 1, 2, 3))
 
 
 @cute.jit
@@ -182,12 +195,12 @@ def place(index: Int32, tile: cutlass.Constexpr):
 
 @cute.jit
 def partition(atom, ring, layout, operand, box: cutlass.Constexpr, dtype: cutlass.Constexpr):
-    """Boxes of the ring, and of an operand: (box, row tile, box along K)."""
+    """Stages of the ring, and stages of an operand: (stage, row tile, 0, step of K)."""
     pointer = cute.recast_ptr(ring, layout.inner, dtype)
-    boxes = cute.make_tensor(pointer, layout.outer)
-    tiles = cute.local_tile(operand, box, (None, None))
+    stages = cute.make_tensor(pointer, layout.outer)
+    tiles = cute.local_tile(operand, box, (None, None, None))
     return cpasync.tma_partition(
-        atom, 0, cute.make_layout(1), cute.group_modes(boxes, 0, 2), cute.group_modes(tiles, 0, 2)
+        atom, 0, cute.make_layout(1), cute.group_modes(stages, 0, 3), cute.group_modes(tiles, 0, 3)
     )
 
 
@@ -210,19 +223,18 @@ def load_weights(
     stage = count % tile.stages
     for i in cutlass.range_constexpr(len(WEIGHTS)):
         if weight == i:
-            form = cutlass.const_expr(WEIGHTS[i][0])
-            size = cutlass.const_expr(tile.x_bytes + tile.w_bytes)
-            with cute.arch.elect_one():
-                cute.arch.mbarrier_arrive_and_expect_tx(full + stage, size)
-            target, source = w_box[i]
-            boxes = cutlass.const_expr(tile.depth * BITS[form] // 1024)
-            for b in cutlass.range_constexpr(boxes):
-                cute.copy(
-                    tma_w[i],
-                    source[None, at, step * boxes + b],
-                    target[None, stage * boxes + b],
-                    tma_bar_ptr=full + stage,
-                )
+            load_boxes(tma_w[i], w_box[i], full, at, step, stage, tile)
+
+
+@cute.jit
+def load_boxes(
+    tma, box, full, at: Int32, step: Int32, stage: Int32, tile: cutlass.Constexpr
+):
+    """A stage's weights as stored."""
+    target, source = box
+    with cute.arch.elect_one():
+        cute.arch.mbarrier_arrive_and_expect_tx(full + stage, tile.x_bytes + tile.w_bytes)
+    cute.copy(tma, source[None, at, 0, step], target[None, stage], tma_bar_ptr=full + stage)
 
 
 @cute.jit
@@ -231,13 +243,8 @@ def load_tokens(tma_x, x_box, full, count: Int32, token_tile: Int32, tile: cutla
     _, step = item(count, tile)
     stage = count % tile.stages
     target, source = x_box
-    for b in cutlass.range_constexpr(tile.boxes):
-        cute.copy(
-            tma_x,
-            source[None, token_tile, step * tile.boxes + b],
-            target[None, stage * tile.boxes + b],
-            tma_bar_ptr=full + stage,
-        )
+    tokens = source[None, token_tile, 0, step]
+    cute.copy(tma_x, tokens, target[None, stage], tma_bar_ptr=full + stage)
 
 
 @cute.jit
@@ -245,6 +252,8 @@ def stream_operands(
     tma_x, x_box, tma_w, w_box, bars, token_tile, tile: cutlass.Constexpr
 ):
     """The loading warp."""
+    if cutlass.const_expr(tile.beside):
+        cute.arch.griddepcontrol_launch_dependents()
     full, empty = bars, bars + tile.stages
     if cute.arch.lane_idx() == 0:
         for i in cutlass.range_constexpr(tile.stages):
@@ -276,7 +285,7 @@ def stream_operands(
 
 
 @cute.jit
-def times(a: Uint32, b: Uint32) -> Uint32:
+def product(a: Uint32, b: Uint32) -> Uint32:
     """Product of bf16 pairs."""
     return cute.arch.inline_ptx(
         "{ .reg .b32 c; mov.b32 c, {$r1}; mul.rn.bf16x2 {$w0}, {$r0}, c; }",
@@ -364,14 +373,13 @@ def load_a(a: cute.Tensor, address: Int32, form: cutlass.Constexpr):
 
 
 @cute.jit
-def load_b(rb32: cute.Tensor, address: Int32, form: cutlass.Constexpr, octets: cutlass.Constexpr):
+def load_b(rb32: cute.Tensor, address: Int32, octets: cutlass.Constexpr):
     """8 elements of token g of each tile of 8 -> registers of two products."""
     for t in cutlass.range_constexpr(octets):
         words = shared(address + t * 1024, Uint32, 4).load()
         for j in cutlass.range_constexpr(2):
             for h in cutlass.range_constexpr(2):
-                at = cutlass.const_expr(2 * t + 2 * octets * j + h)
-                rb32[at] = words[2 * j + h]
+                rb32[2 * t + 2 * octets * j + h] = words[2 * j + h]
 
 
 @cute.jit
@@ -381,7 +389,7 @@ def decode(
     """A register of A: pair h of product j of half i of the box."""
     if cutlass.const_expr(form == "bf16"):
         return a[4 * i + 2 * j + h, r, m]
-    return times(e4m3_pair(a[2 * i + j, r, m], (0x1000, 0x3222)[h]), factor)
+    return product(e4m3_pair(a[2 * i + j, r, m], (0x1000, 0x3222)[h]), factor)
 
 
 @cute.jit
@@ -401,7 +409,7 @@ def multiply_box(
     ra32, rb32 = cute.recast_tensor(ra, Uint32), cute.recast_tensor(rb, Uint32)
     load_a(a, w, form)
     for i in cutlass.range_constexpr(2):
-        load_b(rb32, x ^ Int32(16 * i), form, octets)
+        load_b(rb32, x ^ Int32(16 * i), octets)
         for j in cutlass.range_constexpr(2):
             for m in cutlass.range_constexpr(rows16):
                 for r in cutlass.range_constexpr(2):
@@ -416,9 +424,31 @@ def lane_row(g: Int32, form: cutlass.Constexpr) -> Int32:
     """Which of eight rows lanes 4g..4g+3 hold: those that read together use different banks."""
     if cutlass.const_expr(BITS[form] == 8):
         return g // 2 + g % 2 * 4
-    if cutlass.const_expr(BITS[form] == 4):
-        return g % 4 * 2 + g // 4
     return g
+
+
+@cute.jit
+def consume_boxes(
+    mma, acc: cute.Tensor, x_base: Int32, w_base: Int32, factors, step: Int32, stage: Int32,
+    warp_id: Int32, lane: Int32, form: cutlass.Constexpr, tile: cutlass.Constexpr,
+):
+    """acc += a warp's boxes of a stage, weights as stored."""
+    rows = cutlass.const_expr(tile.rows_of(form) // tile.warps_m)
+    m, kg = warp_id % tile.warps_m, warp_id // tile.warps_m
+    g, q = lane // 4, lane % 4
+    row = lane_row(g, form)
+    x_at = x_base + g * 128 + (((2 * q) ^ g) << 4)
+    # Bytes of a lane in a box of weights: 32 or 16.
+    w_at = w_base + (m * rows + row) * 128 + ((q * BITS[form] // 8 ^ row) << 4)
+    per_box = cutlass.const_expr(16 // BITS[form])
+    turns = cutlass.const_expr(tile.boxes // tile.warps_k)
+    for s in cutlass.range_constexpr(turns):
+        box = s * tile.warps_k + kg
+        x = x_at + (stage * tile.boxes + box) * (tile.tokens * 128)
+        w = w_at ^ (box % per_box * (128 // per_box))
+        w += stage * tile.w_bytes + box // per_box * (tile.rows_of(form) * 128)
+        factor = held_at(factors, step * turns + s) if cutlass.const_expr(BITS[form] == 8) else None
+        multiply_box(mma, acc, w, x, factor, form, rows // 16, tile)
 
 
 @cute.jit
@@ -434,15 +464,6 @@ def consume(
     at = mma.get_slice(lane).partition_C(cute.make_identity_tensor((rows, tile.tokens)))
     acc = cute.make_rmem_tensor(at.shape, Float32)
     acc.fill(0.0)
-    g, q = lane // 4, lane % 4
-    row = lane_row(g, form)
-    x_at = x_base + g * 128 + (((2 * q) ^ g) << 4)
-    # Bytes of a lane in a box of weights: 32, 16 or 8.
-    w_at = w_base + (m * rows + row) * 128 + ((q * BITS[form] // 8 ^ row) << 4)
-    if cutlass.const_expr(BITS[form] == 4):
-        w_at += q % 2 * 8
-    per_box = cutlass.const_expr(16 // BITS[form])
-    turns = cutlass.const_expr(tile.boxes // tile.warps_k)
     held = asked
     if cutlass.const_expr(form == "fp8_128"):
         held = cute.make_rmem_tensor((tile.scales,), Uint32)
@@ -451,13 +472,7 @@ def consume(
     for step in cutlass.range(last - first, unroll=1):
         stage, phase = (count + step) % tile.stages, (count + step) // tile.stages & 1
         cute.arch.mbarrier_wait(full + stage, phase)
-        for s in cutlass.range_constexpr(turns):
-            box = s * tile.warps_k + kg
-            x = x_at + (stage * tile.boxes + box) * (tile.tokens * 128)
-            w = w_at ^ (box % per_box * (128 // per_box))
-            w += stage * tile.w_bytes + box // per_box * (tile.rows_of(form) * 128)
-            factor = held_at(held, step * turns + s) if cutlass.const_expr(BITS[form] == 8) else None
-            multiply_box(mma, acc, w, x, factor, form, rows // 16, tile)
+        consume_boxes(mma, acc, x_base, w_base, held, step, stage, warp_id, lane, form, tile)
         cute.arch.sync_warp()
         if lane == 0:
             cute.arch.mbarrier_arrive(empty + stage)
@@ -616,21 +631,21 @@ def kernel(
     smem = SmemAllocator()
     ring_x = smem.allocate_array(Uint8, tile.stages * tile.x_bytes, byte_alignment=1024)
     ring_w = smem.allocate_array(Uint8, tile.stages * tile.w_bytes, byte_alignment=1024)
-    # With a cluster, a block has one tile: when it has read all of the ring, that becomes the sums.
-    if cutlass.const_expr(tile.cluster == 1):
-        sums = smem.allocate_tensor(Float32, tile.sums, byte_alignment=16)
-    else:
+    if cutlass.const_expr(tile.alone):
         sums = cute.make_tensor(cute.recast_ptr(ring_x, dtype=Float32), tile.sums)
+    else:
+        sums = smem.allocate_tensor(Float32, tile.sums, byte_alignment=16)
     bars = smem.allocate_array(Int64, 2 * tile.stages)
     if warp_id >= tile.warps:
         if cutlass.const_expr(tile.helpers == 4):
             cute.arch.setmaxregister_decrease(tile.registers[0])
         if warp_id == tile.warps:
-            x_box = partition(tma_x, ring_x, x_layout, x, (tile.tokens, BOX), BFloat16)
-            w_box = [
-                partition(tma_w[i], ring_w, w_layouts[i], w[i], (tile.rows_of(form), 128), Uint8)
-                for i, (form, _, _) in enumerate(WEIGHTS)
-            ]
+            box = cutlass.const_expr((tile.tokens, BOX, tile.boxes))
+            x_box = partition(tma_x, ring_x, x_layout, x, box, BFloat16)
+            w_box = []
+            for i in cutlass.range_constexpr(len(WEIGHTS)):
+                box = cutlass.const_expr(tile.box_of(WEIGHTS[i][0]))
+                w_box.append(partition(tma_w[i], ring_w, w_layouts[i], w[i], box, Uint8))
             stream_operands(
                 tma_x, x_box, tma_w, w_box, bars, token_tile, tile
             )
@@ -655,27 +670,32 @@ def kernel(
 
 
 @cute.jit
+def box_map(pointer, rows, line: cutlass.Constexpr, box: cutlass.Constexpr, stages):
+    """TMA atom, coordinates and ring of stages: boxes of (rows, 128 bytes of each, how many)."""
+    _, width, count = box
+    pieces = cute.make_tensor(
+        pointer, cute.make_layout((rows, width, line // width), stride=(line, 1, width))
+    )
+    ring = ring_layout(box, stages)
+    op = cpasync.CopyBulkTensorTileG2SOp()
+    atom, coordinates = cpasync.make_tiled_tma_atom(
+        op, pieces, cute.slice_(ring, (None, None, None, 0)), box
+    )
+    return atom, coordinates, ring
+
+
+@cute.jit
 def run(x: cute.Tensor, weights: list, outs: list, tile: cutlass.Constexpr, stream: cuda.CUstream):
     """Launch one tile configuration. `weights`: a tuple of components each."""
     tokens = x.shape[0]
-    op = cpasync.CopyBulkTensorTileG2SOp()
-    x_layout = ring_layout(tile.tokens, BOX, tile.stages * tile.boxes)
-    tma_x, x_map = cpasync.make_tiled_tma_atom(
-        op, x, cute.slice_(x_layout, (None, None, 0)), (tile.tokens, BOX)
-    )
+    box = cutlass.const_expr((tile.tokens, BOX, tile.boxes))
+    tma_x, x_map, x_layout = box_map(x.iterator, tokens, DEPTH, box, tile.stages)
     tma_w, w_maps, w_layouts = [], [], []
     for i in cutlass.range_constexpr(len(WEIGHTS)):
         form, rows, _ = WEIGHTS[i]
-        line, box = cutlass.const_expr(DEPTH * BITS[form] // 8), tile.rows_of(form)
-        bytes_ = cute.make_tensor(
-            cute.recast_ptr(weights[i][0].iterator, dtype=Uint8),
-            cute.make_layout((rows, line), stride=(line, 1)),
-        )
-        boxes = cutlass.const_expr(tile.stages * tile.depth * BITS[form] // 1024)
-        layout = ring_layout(box, 128, boxes)
-        atom, w_map = cpasync.make_tiled_tma_atom(
-            op, bytes_, cute.slice_(layout, (None, None, 0)), (box, 128)
-        )
+        bytes_ = cute.recast_ptr(weights[i][0].iterator, dtype=Uint8)
+        line = cutlass.const_expr(DEPTH * BITS[form] // 8)
+        atom, w_map, layout = box_map(bytes_, rows, line, tile.box_of(form), tile.stages)
         tma_w.append(atom)
         w_maps.append(w_map)
         w_layouts.append(layout)
@@ -689,7 +709,8 @@ def run(x: cute.Tensor, weights: list, outs: list, tile: cutlass.Constexpr, stre
         block=[32 * (tile.warps + tile.helpers), 1, 1],
         cluster=[tile.cluster, 1, 1],
         stream=stream,
-        min_blocks_per_mp=1,
+        min_blocks_per_mp=2 if tile.beside else 1,
+        preferred_smem_carveout=100,
         use_pdl=True,
     )
 
@@ -741,12 +762,10 @@ def large_next(stage: Int32, phase: Int32, stages: cutlass.Constexpr):
 # --- large products: weights are wgmma's M ------------------------------------------------------
 # Blocks multiply rows of weights (M) by tokens (N). Quantised weights are decoded, exactly, from
 # shared memory to the instruction's A registers while the products of the step before run; bf16
-# weights are read by the instruction itself. A step is 64 of K.
+# weights are read by the instruction itself. A step is 64 of K; a stage of weights 128 bytes a row.
 
 LARGE_K = 64
-LARGE_CODES = {"bf16": 128, "fp8_128": 64, "mxfp4": 32, "nvfp4": 32}  # bytes of a row's 64 weights
-# Scales of 128 weights: words, how many, and for how many of a lane's two rows.
-LARGE_SCALES = {"fp8_128": (Uint8, 1, 1), "mxfp4": (Uint32, 1, 2), "nvfp4": (Uint32, 2, 2)}
+LARGE_STEPS = {"bf16": 1, "fp8_128": 2, "mxfp4": 4, "nvfp4": 4}  # that a stage of weights has
 
 
 @dataclass(frozen=True)
@@ -754,9 +773,10 @@ class LargeTile:
     """How a block works: [rows, tokens] of the product at a time.
 
     rows: of weights: 64 per multiplying warpgroup and accumulator. With 64 in all, the two
-        warpgroups take turns with pairs of steps.
+        warpgroups take turns with stages of weights.
     tokens: wgmma's N.
-    stages: of the ring, each 64 of K.
+    stages: of the ring of tokens, 64 of K each.
+    ahead: stages of the ring of weights.
     buffers: of 64 tokens that a warpgroup's results pass on their way out.
     band: row tiles that are walked together: their weights and tokens stay in the L2.
     split: blocks of a cluster that share K.
@@ -765,14 +785,22 @@ class LargeTile:
     rows: int
     tokens: int
     stages: int
+    ahead: int
     buffers: int
     band: int
     split: int
 
     def __post_init__(self):
-        parts = self.rows <= 128 and self.sum_bytes * self.groups <= self.tokens * 128 * self.stages
-        assert self.steps % (2 * self.groups) == 0 and (not self.shares or parts), self
-        assert self.stages % (2 * self.groups) == 0 or self.groups == 1, self
+        room = self.x_bytes * self.stages + self.w_bytes * self.ahead
+        parts = self.rows <= 128 and self.sum_bytes * self.groups <= room
+        assert not self.shares or parts, self
+        for form in LARGE_FORMS:
+            turn = LARGE_STEPS[form] * self.groups
+            assert LARGE_DEPTH // LARGE_K // self.split % turn == 0, self
+            # A stage belongs to one warpgroup, which frees it when it has waited for its next.
+            turns = self.stages % turn == 0 and self.ahead % 2 == 0
+            assert turns or self.groups == 1, self
+        assert min(self.stages, self.ahead) >= 2 * self.groups, self
 
     @property
     def groups(self):
@@ -799,31 +827,20 @@ class LargeTile:
         """Accumulators of 64 rows in a warpgroup."""
         return -(-self.rows // 128)
 
-    def stage_bytes(self, form):
-        """What a step loads."""
-        return self.tokens * 128 + self.weight_bytes(form)
-
-    def weight_bytes(self, form):
-        return self.rows * LARGE_CODES[form]
+    @property
+    def x_bytes(self):
+        """Of a stage of tokens."""
+        return self.tokens * 128
 
     @property
-    def most(self):
-        """Bytes of a stage that weights may take."""
-        return max(self.weight_bytes(form) for form in LARGE_FORMS)
-
-    def boxes(self, form):
-        """How many times a format's weights fit there."""
-        return self.most // self.weight_bytes(form)
+    def w_bytes(self):
+        """Of a stage of weights."""
+        return self.rows * 128
 
 
 def large_dtype(form):
     """What TMA moves."""
     return BFloat16 if form == "bf16" else Uint8
-
-
-def large_elements(form):
-    """How many of these a row's 64 weights are."""
-    return LARGE_CODES[form] * 8 // large_dtype(form).width
 
 
 @cute.jit
@@ -835,35 +852,11 @@ def large_shared(address: Int32, dtype: cutlass.Constexpr, count: cutlass.Conste
 
 
 @cute.jit
-def large_scales(
-    form: cutlass.Constexpr, codes: cute.Tensor, scale: Int64, row: Int32, rows: Int32, pair: Int32,
-    tile: cutlass.Constexpr,
-):
-    """Scale codes of two steps from global memory, for rows `row` and `row` + 8 of each strip.
-
-    codes: (words, rows, strips). FP8: one byte for 128 rows; else of each row a word or two.
-    """
-    dtype, count, lines = LARGE_SCALES[form]
-    each = cutlass.const_expr(dtype.width // 8 * count)
-    for m in cutlass.range_constexpr(tile.strips):
-        for r in cutlass.range_constexpr(lines):
-            line = cutlass.min(row + (128 * m + 8 * r), rows - 1)
-            if cutlass.const_expr(form == "fp8_128"):
-                line = line // 128
-            at = scale + Int64(line) * (each * (LARGE_DEPTH // 128)) + Int64(pair) * each
-            pointer = cute.make_ptr(dtype, at, cute.AddressSpace.gmem, assumed_align=each)
-            found = cute.make_tensor(pointer, cute.make_layout((count,))).load()
-            for i in cutlass.range_constexpr(count):
-                codes[i, r, m] = found[i].to(Uint32)
-
-
-@cute.jit
-def large_ring(rows, row_bytes, dtype: cutlass.Constexpr, boxes):
-    """Boxes of `rows` with the swizzle of their row's 32, 64 or 128 bytes."""
-    elements = cutlass.const_expr(row_bytes * 8 // dtype.width)
-    bits = cutlass.const_expr({128: 3, 64: 2, 32: 1, 16: 0}[row_bytes])
+def large_ring(rows, dtype: cutlass.Constexpr, boxes):
+    """Boxes of `rows` x 128 bytes, swizzled."""
+    elements = cutlass.const_expr(1024 // dtype.width)
     line = cute.make_layout((8, elements), stride=(elements, 1))
-    atom = cute.make_composed_layout(cute.make_swizzle(bits, 4, 3), 0, line)
+    atom = cute.make_composed_layout(cute.make_swizzle(3, 4, 3), 0, line)
     return cute.tile_to_shape(atom, (rows, elements, boxes), (0, 1, 2))
 
 
@@ -899,17 +892,31 @@ def large_e4m3(codes: Uint32) -> Uint32:
 
 
 @cute.jit
+def large_scales(codes: cute.Tensor, scale: Int64, block: Int32, tile: cutlass.Constexpr):
+    """Scales of 128 x 128 weights from global memory, one for each strip."""
+    for m in cutlass.range_constexpr(tile.strips):
+        at = scale + Int64(block + m * (LARGE_DEPTH // 128))
+        pointer = cute.make_ptr(Uint8, at, cute.AddressSpace.gmem, assumed_align=1)
+        codes[m] = cute.make_tensor(pointer, cute.make_layout((1,)))[0].to(Uint32)
+
+
+@cute.jit
 def large_decode_fp8(
-    ra32: cute.Tensor, first: cutlass.Constexpr, pitch: cutlass.Constexpr, w: Int32, q: Int32,
-    factor: Uint32,
+    ra32: cute.Tensor, first: cutlass.Constexpr, pitch: cutlass.Constexpr, w: Int32, row: Int32,
+    lane: Int32, j: cutlass.Constexpr, factor: Uint32,
 ):
-    """64 weights of rows g and g + 8 (64-byte rows, swizzled) as A registers of four wgmma."""
+    """64 weights of rows g and g + 8 as A registers of four wgmma.
+
+    w: address of rows of 128 bytes, swizzled, of which the j-th half is read; row: the warp's first.
+    """
+    g, q = lane // 4, lane % 4
+    w += (row + g) * 128 + (((4 * j) ^ g) << 4) + (q >> 1 << 2)
     selector = Int32(0x1000)
     if q % 2 == 1:
         selector = Int32(0x3222)
     for kb in cutlass.range_constexpr(4):
         for r in cutlass.range_constexpr(2):
-            at = (w ^ Int32(16 * kb)) + r * 512
+            at = (w ^ Int32(16 * kb)) + r * 1024
             for h in cutlass.range_constexpr(2):
                 codes = large_shared(at + 8 * h, Uint32, 1)[0]
                 value = large_e4m3(large_prmt(codes, codes, selector))
@@ -918,158 +925,125 @@ def large_decode_fp8(
 
 
 @cute.jit
-def large_factors(
-    form: cutlass.Constexpr, factors: cute.Tensor, codes: cute.Tensor, j: cutlass.Constexpr,
-    m: cutlass.Constexpr,
-):
-    """Scale codes of strip m and step j of a pair -> bf16x2 for each k16 step and row.
-
-    NVFP4's are scale * 2^118, so that they and products with value * 2^-126 are bf16 numbers.
-    """
-    for r in cutlass.range_constexpr(2):
-        if cutlass.const_expr(form == "nvfp4"):
-            for kb in cutlass.range_constexpr(4):
-                selector = Int32(0x0404 | kb << 4 | kb << 12)
-                code = large_prmt(codes[j, r, m], Uint32(0), selector)
-                code = large_times(code >> Uint32(4), Uint32(0x7B807B80))  # 2^120
-                factors[kb, r] = large_times(code, Uint32(0x7A807A80))  # 2^118
-        else:
-            for half in cutlass.range_constexpr(2):
-                code = (codes[0, r, m] >> Uint32(16 * j + 8 * half)) & Uint32(0xFF)
-                factors[2 * half, r] = large_e8m0(code)
-                factors[2 * half + 1, r] = factors[2 * half, r]
-
-
-@cute.jit
-def large_decode_fp4(
-    ra32: cute.Tensor, first: cutlass.Constexpr, pitch: cutlass.Constexpr, w: Int32, q: Int32,
-    factors: cute.Tensor, form: cutlass.Constexpr,
-):
-    """64 weights of rows g and g + 8 (32-byte rows, swizzled) as A registers of four wgmma."""
-    selector = (q << Int32(12)) | ((q + Int32(4)) << Int32(4))
-    words = cute.make_rmem_tensor((8, 2), Uint32)
-    for r in cutlass.range_constexpr(2):
-        for h in cutlass.range_constexpr(2):
-            chunk = large_shared((w ^ Int32(16 * h)) + r * 256, Uint32, 4)
-            cute.autovec_copy(chunk, cute.local_tile(words[None, r], (4,), (h,)))
-    for kb in cutlass.range_constexpr(4):
-        for h in cutlass.range_constexpr(2):
-            for r in cutlass.range_constexpr(2):
-                word = words[2 * kb + h, r]
-                # The low code of byte q to bits 12..15, the high one to 28..31.
-                codes = large_prmt(word, word << Uint32(4), selector)
-                value = (codes & Uint32(0x80008000)) | ((codes >> Uint32(6)) & Uint32(0x01C001C0))
-                if cutlass.const_expr(form == "mxfp4"):
-                    value = large_times(value, Uint32(0x7E807E80))  # 2^126
-                ra32[first + pitch * kb + 2 * h + r] = large_times(value, factors[kb, r])
-
-
-@cute.jit
 def large_decoded(
     form: cutlass.Constexpr, mma, acc: cute.Tensor, ring_x: cute.Tensor, base_w: Int32,
-    scale: Int64, row0: Int32, rows: Int32, rank: Int32, thread: Int32, bars, stage: Int32,
-    phase: Int32, tile: cutlass.Constexpr,
+    scale: Int64, rank: Int32, thread: Int32, bars, place,
+    tile: cutlass.Constexpr,
 ):
     """acc += a tile's products over this block's part of K, weights from registers.
 
     base_w: address of the first stage's weights.
-    scale: address of the weight's scales; the tile has its rows row0, ... of `rows`.
+    scale: address of that of the tile's first row and column, if FP8.
+    place: next stage and phase of weights, and of tokens.
     """
+    full_w, full_x = bars
+    stage_w, phase_w, stage, phase = place
     lane = thread % 32
     group, thread = thread // 128 * (tile.groups - 1), thread % (64 * min(tile.rows, 128) // 32)
     rb = mma.make_fragment_B(mma.get_slice(thread).partition_B(ring_x))
     ra = cute.make_rmem_tensor(((2, 2, 2), tile.strips, 8), BFloat16)
     ra32 = cute.recast_tensor(ra, Uint32)
-    factors = cute.make_rmem_tensor((4, 2), Uint32)
-    codes = cute.make_rmem_tensor((2, 2, tile.strips), Uint32)
-    after = cute.make_rmem_tensor((2, 2, tile.strips), Uint32)
-    g, q = lane // 4, lane % 4
-    row = thread // 32 * 16 + g
+    row = thread // 32 * 16
+    count = cutlass.const_expr(LARGE_STEPS[form])
+    turns = cutlass.const_expr(tile.steps // count // tile.groups)
+    codes = cute.make_rmem_tensor((tile.strips,), Uint32)
+    after = cute.make_rmem_tensor((tile.strips,), Uint32)
     if cutlass.const_expr(form == "fp8_128"):
-        w_at = base_w + row * 64 + ((row >> 1 & 3) << 4) + (q >> 1 << 2)
-    else:
-        w_at = base_w + row * 32 + ((row >> 2 & 1) << 4)
-    first_pair = rank * (tile.steps // 2) + group
-    large_scales(form, after, scale, row0 + row, rows, first_pair, tile)
-    stage = stage + 2 * group
-    last, pairs = Int32(0), cutlass.const_expr(tile.steps // 2 // tile.groups)
-    for pair in cutlass.range(pairs, unroll=1):
-        for i in cutlass.range_constexpr(cute.size(codes)):
-            codes[i] = after[i]
-        following = first_pair + cutlass.min(pair + 1, pairs - 1) * tile.groups
-        large_scales(form, after, scale, row0 + row, rows, following, tile)
-        for j in cutlass.range_constexpr(2):
-            cute.arch.mbarrier_wait(bars + stage, phase)
+        large_scales(after, scale, rank * (tile.steps // 2) + group, tile)
+    if cutlass.const_expr(tile.groups == 2):
+        if group == 1:
+            stage_w += 1
+            stage += count
+    last = Int32(0)
+    for turn in cutlass.range(turns, unroll=1):
+        if cutlass.const_expr(form == "fp8_128"):
+            codes.store(after.load())
+            following = cutlass.min(turn + 1, turns - 1) * tile.groups + group
+            large_scales(after, scale, rank * (tile.steps // 2) + following, tile)
+        cute.arch.mbarrier_wait(full_w + stage_w, phase_w)
+        for j in cutlass.range_constexpr(count):
             for m in cutlass.range_constexpr(tile.strips):
-                first = cutlass.const_expr(4 * (4 * j * tile.strips + m))
-                w = w_at + stage * tile.most + m * (128 * LARGE_CODES[form])
+                first = cutlass.const_expr(4 * (4 * (j % 2) * tile.strips + m))
+                w, at = base_w + stage_w * tile.w_bytes, row + 128 * m
                 if cutlass.const_expr(form == "fp8_128"):
-                    factor = large_e8m0(codes[0, 0, m])
-                    large_decode_fp8(ra32, first, 4 * tile.strips, w, q, factor)
-                else:
-                    large_factors(form, factors, codes, j, m)
-                    large_decode_fp4(ra32, first, 4 * tile.strips, w, q, factors, form)
+                    factor = large_e8m0(codes[m])
+                    large_decode_fp8(ra32, first, 4 * tile.strips, w, at, lane, j, factor)
+            if cutlass.const_expr(j == count - 1):
+                cute.arch.sync_warp()
+                large_release(full_w, stage_w, tile.ahead)
+            cute.arch.mbarrier_wait(full_x + stage, phase)
             # A wait that leaves the group of the other registers open makes ptxas serialise.
             warpgroup.wait_group(0)
-            if pair + j > 0:
-                large_release(bars, last, tile.stages)
+            if turn + j > 0:
+                large_release(full_x, last, tile.stages)
             last = stage
             warpgroup.fence()
             for kb in cutlass.range_constexpr(4):
-                cute.gemm(mma, acc, ra[None, None, 4 * j + kb], rb[None, None, kb, stage], acc)
+                cute.gemm(mma, acc, ra[None, None, 4 * (j % 2) + kb], rb[None, None, kb, stage], acc)
             warpgroup.commit_group()
             stage, phase = large_next(stage, phase, tile.stages)
+        stage_w, phase_w = large_next(stage_w, phase_w, tile.ahead)
         if cutlass.const_expr(tile.groups == 2):
-            stage, phase = large_skip(stage, phase, tile)
+            stage_w, phase_w = large_skip(stage_w, phase_w, 1, tile.ahead)
+            stage, phase = large_skip(stage, phase, count, tile.stages)
     warpgroup.wait_group(0)
-    large_release(bars, last, tile.stages)
-    return stage, phase
+    large_release(full_x, last, tile.stages)
+    return stage_w, phase_w, stage, phase
 
 
 @cute.jit
-def large_skip(stage: Int32, phase: Int32, tile: cutlass.Constexpr):
-    """Behind the pair of steps of the other warpgroup."""
-    stage += 2
-    if stage >= tile.stages:
-        stage -= tile.stages
+def large_skip(stage: Int32, phase: Int32, count: cutlass.Constexpr, stages: cutlass.Constexpr):
+    """Behind stages of the other warpgroup."""
+    stage += count
+    if stage >= stages:
+        stage -= stages
         phase = phase ^ 1
     return stage, phase
 
 
 @cute.jit
 def large_plain(
-    mma, acc: cute.Tensor, ring_x: cute.Tensor, ring_w: cute.Tensor, thread: Int32, bars,
-    stage: Int32, phase: Int32, tile: cutlass.Constexpr,
+    mma, acc: cute.Tensor, ring_x: cute.Tensor, ring_w: cute.Tensor, thread: Int32, bars, place,
+    tile: cutlass.Constexpr,
 ):
     """acc += a tile's products over this block's part of K, bf16 weights from shared memory."""
+    full_w, full_x = bars
+    stage_w, phase_w, stage, phase = place
     group, thread = thread // 128 * (tile.groups - 1), thread % (64 * min(tile.rows, 128) // 32)
     thr = mma.get_slice(thread)
     ra = mma.make_fragment_A(thr.partition_A(ring_w))
     rb = mma.make_fragment_B(thr.partition_B(ring_x))
-    stage = stage + 2 * group
-    last = Int32(0)
-    for pair in cutlass.range(tile.steps // 2 // tile.groups, unroll=1):
-        for j in cutlass.range_constexpr(2):
-            cute.arch.mbarrier_wait(bars + stage, phase)
-            warpgroup.fence()
-            for kb in cutlass.range_constexpr(4):
-                cute.gemm(mma, acc, ra[None, None, kb, stage], rb[None, None, kb, stage], acc)
-            warpgroup.commit_group()
-            warpgroup.wait_group(1)
-            if pair + j > 0:
-                large_release(bars, last, tile.stages)
-            last = stage
-            stage, phase = large_next(stage, phase, tile.stages)
+    stage_w, stage = stage_w + group, stage + group
+    last_w, last = Int32(0), Int32(0)
+    for turn in cutlass.range(tile.steps // tile.groups, unroll=1):
+        cute.arch.mbarrier_wait(full_w + stage_w, phase_w)
+        cute.arch.mbarrier_wait(full_x + stage, phase)
+        warpgroup.fence()
+        for kb in cutlass.range_constexpr(4):
+            cute.gemm(mma, acc, ra[None, None, kb, stage_w], rb[None, None, kb, stage], acc)
+        warpgroup.commit_group()
+        warpgroup.wait_group(1)
+        if turn > 0:
+            large_release(full_w, last_w, tile.ahead)
+            large_release(full_x, last, tile.stages)
+        last_w, last = stage_w, stage
+        stage_w, phase_w = large_next(stage_w, phase_w, tile.ahead)
+        stage, phase = large_next(stage, phase, tile.stages)
         if cutlass.const_expr(tile.groups == 2):
-            stage, phase = large_skip(stage, phase, tile)
+            stage_w, phase_w = large_skip(stage_w, phase_w, 1, tile.ahead)
+            stage, phase = large_skip(stage, phase, 1, tile.stages)
     warpgroup.wait_group(0)
-    large_release(bars, last, tile.stages)
-    return stage, phase
+    large_release(full_w, last_w, tile.ahead)
+    large_release(full_x, last, tile.stages)
+    return stage_w, phase_w, stage, phase
+
+
 
 
 # --- many tokens --------------------------------------------------------------------------------
-# Blocks stay and take tiles of [rows, tokens] in turn. One warp streams weights and tokens through
-# a ring of shared-memory stages by TMA; two warpgroups multiply, each 64 rows of every 128.
+# Blocks stay and take tiles of [rows, tokens] in turn. A warp streams weights, which depend on no
+# earlier kernel, through a deep ring of shared-memory stages, another one tokens through a ring of
+# their own; two warpgroups multiply, each 64 rows of every 128.
 
 LARGE_DEPTH = 4096
 LARGE_ROWS = (1024, 512, 1024, 64, )
@@ -1097,31 +1071,76 @@ def large_place(at: Int32, token_tiles: Int32, tile: cutlass.Constexpr):
 
 
 @cute.jit
-def large_load_tile(
-    form: cutlass.Constexpr, tmas, maps, rings, row_tile: Int32, token_tile: Int32, rank: Int32,
-    bars, stage: Int32, phase: Int32, tile: cutlass.Constexpr,
+def large_load_boxes(
+    form: cutlass.Constexpr, tma, w_map: cute.Tensor, ring: cute.Tensor, row_tile: Int32,
+    step: Int32, full, stage: Int32, tile: cutlass.Constexpr,
 ):
-    """The loading warp: this block's steps of a tile. tmas, maps, rings: of x and of w."""
-    one, w_box = cute.make_layout(1), cutlass.const_expr(large_elements(form))
-    x_tiles = cute.local_tile(maps[0], (tile.tokens, LARGE_K), (token_tile, None))
-    w_tiles = cute.local_tile(maps[1], (tile.rows, w_box), (row_tile, None))
-    x_ring, x_source = cpasync.tma_partition(
-        tmas[0], 0, one, cute.group_modes(rings[0], 0, 2), cute.group_modes(x_tiles, 0, 2)
-    )
+    """A stage of weights as stored."""
+    box = cutlass.const_expr((tile.rows, 1024 // large_dtype(form).width))
+    w_tiles = cute.local_tile(w_map, box, (row_tile, None))
     w_ring, w_source = cpasync.tma_partition(
-        tmas[1], 0, one, cute.group_modes(rings[1], 0, 2), cute.group_modes(w_tiles, 0, 2)
+        tma, 0, cute.make_layout(1), cute.group_modes(ring, 0, 2), cute.group_modes(w_tiles, 0, 2)
     )
-    boxes = cutlass.const_expr(tile.boxes(form))
-    first = rank * tile.steps
-    for step in cutlass.range(first, first + tile.steps, unroll=1):
-        large_wait_free(bars, stage, phase, tile.stages)
-        full = bars + stage
-        with cute.arch.elect_one():
-            cute.arch.mbarrier_arrive_and_expect_tx(full, tile.stage_bytes(form))
-        cute.copy(tmas[1], w_source[None, step], w_ring[None, stage * boxes], tma_bar_ptr=full)
-        cute.copy(tmas[0], x_source[None, step], x_ring[None, stage], tma_bar_ptr=full)
-        stage, phase = large_next(stage, phase, tile.stages)
-    return stage, phase
+    with cute.arch.elect_one():
+        cute.arch.mbarrier_arrive_and_expect_tx(full, tile.w_bytes)
+    cute.copy(tma, w_source[None, step], w_ring[None, stage], tma_bar_ptr=full)
+
+
+@cute.jit
+def large_load_weights(
+    tmas, maps, rings, token_tiles: Int32, rank: Int32, bars,
+    tile: cutlass.Constexpr,
+):
+    """The warp that loads weights. tmas, maps, rings: of x, then of each weight."""
+    block, _, _ = cute.arch.block_idx()
+    blocks, _, _ = cute.arch.grid_dim()
+    starts = cutlass.const_expr(large_starts(tile))
+    stage, phase = Int32(0), Int32(0)
+    at = block // tile.split
+    while at < starts[-1] * token_tiles:
+        row_tile, _ = large_place(at, token_tiles, tile)
+        for i in cutlass.range_constexpr(len(LARGE_FORMS)):
+            form = cutlass.const_expr(LARGE_FORMS[i])
+            if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
+                steps = cutlass.const_expr(tile.steps // LARGE_STEPS[form])
+                for step in cutlass.range(rank * steps, rank * steps + steps, unroll=1):
+                    large_wait_free(bars, stage, phase, tile.ahead)
+                    row, full = row_tile - starts[i], bars + stage
+                    large_load_boxes(
+                        form, tmas[i + 1], maps[i + 1], rings[i + 1], row, step, full, stage, tile
+                    )
+                    stage, phase = large_next(stage, phase, tile.ahead)
+        at += blocks // tile.split
+    cute.arch.griddepcontrol_launch_dependents()
+
+
+@cute.jit
+def large_load_tokens(
+    tma, x_map: cute.Tensor, ring: cute.Tensor, token_tiles: Int32, rank: Int32, bars,
+    tile: cutlass.Constexpr,
+):
+    """The warp that loads tokens."""
+    block, _, _ = cute.arch.block_idx()
+    blocks, _, _ = cute.arch.grid_dim()
+    stage, phase = Int32(0), Int32(0)
+    at = block // tile.split
+    # Tokens come from the previous kernel, which may still read what this one writes.
+    cute.arch.griddepcontrol_wait()
+    while at < large_starts(tile)[-1] * token_tiles:
+        _, token_tile = large_place(at, token_tiles, tile)
+        x_tiles = cute.local_tile(x_map, (tile.tokens, LARGE_K), (token_tile, None))
+        x_ring, x_source = cpasync.tma_partition(
+            tma, 0, cute.make_layout(1), cute.group_modes(ring, 0, 2),
+            cute.group_modes(x_tiles, 0, 2),
+        )
+        first = rank * tile.steps
+        for step in cutlass.range(first, first + tile.steps, unroll=1):
+            large_wait_free(bars, stage, phase, tile.stages)
+            with cute.arch.elect_one():
+                cute.arch.mbarrier_arrive_and_expect_tx(bars + stage, tile.x_bytes)
+            cute.copy(tma, x_source[None, step], x_ring[None, stage], tma_bar_ptr=bars + stage)
+            stage, phase = large_next(stage, phase, tile.stages)
+        at += blocks // tile.split
 
 
 # --- results of large products ------------------------------------------------------------------
@@ -1244,70 +1263,41 @@ def large_store_shared(
 
 
 @cute.jit
-def large_loads(
-    tmas, maps, rings, token_tiles: Int32, rank: Int32, bars, tile: cutlass.Constexpr
-):
-    """The loading warp. tmas, maps, rings: of x, then of each weight."""
-    block, _, _ = cute.arch.block_idx()
-    blocks, _, _ = cute.arch.grid_dim()
-    starts = cutlass.const_expr(large_starts(tile))
-    stage, phase = Int32(0), Int32(0)
-    at = block // tile.split
-    while at < starts[-1] * token_tiles:
-        row_tile, token_tile = large_place(at, token_tiles, tile)
-        for i in cutlass.range_constexpr(len(LARGE_FORMS)):
-            if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
-                stage, phase = large_load_tile(
-                    LARGE_FORMS[i], (tmas[0], tmas[i + 1]), (maps[0], maps[i + 1]),
-                    (rings[0], rings[i + 1]), row_tile - starts[i], token_tile, rank, bars, stage,
-                    phase, tile,
-                )
-        at += blocks // tile.split
-    cute.arch.griddepcontrol_launch_dependents()
-    if cutlass.const_expr(tile.split > 1):
-        # With the multiplying warps: when sums are there, and when they were read.
-        for _ in cutlass.range_constexpr(2):
-            cute.arch.cluster_arrive()
-            cute.arch.cluster_wait()
-
-
-@cute.jit
 def large_products(
-    mmas, acc: cute.Tensor, rings, scales, row_tile: Int32, rank: Int32, thread: Int32, bars,
-    stage: Int32, phase: Int32, tile: cutlass.Constexpr,
+    mmas, acc: cute.Tensor, rings, bases, scales, row_tile: Int32, rank: Int32,
+    thread: Int32, bars, place, tile: cutlass.Constexpr,
 ):
     """acc = a tile's products, by the format of its weight. rings: of x, then of each weight."""
     starts = cutlass.const_expr(large_starts(tile))
     acc.fill(0.0)
-    scale, row0, rows = Int64(0), row_tile * tile.rows, Int32(0)
+    base_w = bases
+    scale = Int64(0)  # address of that of the tile's first row
     for i in cutlass.range_constexpr(len(LARGE_FORMS)):
-        if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
-            row0 -= starts[i] * tile.rows
-            if cutlass.const_expr(LARGE_FORMS[i] != "bf16"):
-                scale, rows = scales[i].iterator.toint(), Int32(LARGE_ROWS[i])
+        if cutlass.const_expr(LARGE_FORMS[i] == "fp8_128"):
+            if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
+                block = (row_tile - starts[i]) * tile.rows // 128
+                scale = scales[i].iterator.toint() + Int64(block) * (LARGE_DEPTH // 128)
     for form in LARGE_KINDS:
         mine = row_tile < 0
         for i in cutlass.range_constexpr(len(LARGE_FORMS)):
             if cutlass.const_expr(LARGE_FORMS[i] == form):
                 mine = mine | ((row_tile >= starts[i]) & (row_tile < starts[i + 1]))
-        ring_w = rings[1 + LARGE_FORMS.index(form)]
         if mine:
             if cutlass.const_expr(form == "bf16"):
-                stage, phase = large_plain(
-                    mmas[0], acc, rings[0], ring_w, thread, bars, stage, phase, tile
+                ring_w = rings[1 + LARGE_FORMS.index(form)]
+                place = large_plain(mmas[0], acc, rings[0], ring_w, thread, bars, place, tile)
+            if cutlass.const_expr(form != "bf16"):
+                place = large_decoded(
+                    form, mmas[1], acc, rings[0], base_w, scale, rank,
+                    thread, bars, place, tile,
                 )
-            else:
-                stage, phase = large_decoded(
-                    form, mmas[1], acc, rings[0], ring_w.iterator.toint(), scale, row0, rows, rank,
-                    thread, bars, stage, phase, tile,
-                )
-    return stage, phase
+    return place
 
 
 @cute.jit
 def large_multiply(
-    mmas, rings, scales, units, tma_y, y_maps, ys, ring_y: cute.Tensor, token_tiles: Int32,
-    rank: Int32, thread: Int32, bars, tile: cutlass.Constexpr,
+    mmas, rings, bases, scales, units, tma_y, y_maps, ys, ring_y: cute.Tensor,
+    token_tiles: Int32, rank: Int32, thread: Int32, bars, tile: cutlass.Constexpr,
 ):
     """The multiplying warpgroups."""
     block, _, _ = cute.arch.block_idx()
@@ -1316,12 +1306,12 @@ def large_multiply(
     shape = cutlass.const_expr((tile.rows, tile.tokens))
     parts = mmas[1].get_slice(thread % 128).partition_C(cute.make_identity_tensor(shape))
     acc = cute.make_rmem_tensor(parts.shape, Float32)
-    stage, phase = Int32(0), Int32(0)
+    stages = (Int32(0), Int32(0), Int32(0), Int32(0))
     at = block // tile.split
     while at < starts[-1] * token_tiles:
         row_tile, token_tile = large_place(at, token_tiles, tile)
-        stage, phase = large_products(
-            mmas, acc, rings, scales, row_tile, rank, thread, bars, stage, phase, tile
+        stages = large_products(
+            mmas, acc, rings, bases, scales, row_tile, rank, thread, bars, stages, tile
         )
         sums = rings[0].iterator.toint()
         if cutlass.const_expr(tile.shares):
@@ -1330,9 +1320,6 @@ def large_multiply(
             if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
                 row0, token0 = (row_tile - starts[i]) * tile.rows, token_tile * tile.tokens
                 unit = Float32(1.0)
-                if cutlass.const_expr(LARGE_FORMS[i] == "nvfp4"):
-                    unit = cute.make_tensor(units[i].iterator, cute.make_layout((1,)))[0]
-                    unit = unit * Float32(256.0)
                 if cutlass.const_expr(tile.shares):
                     large_store_shared(sums, unit, ys[i], row0, token0, rank, thread, tile)
                 elif cutlass.const_expr(LARGE_WIDE[i]):
@@ -1352,8 +1339,8 @@ def large_multiply(
 
 @cute.kernel
 def large_kernel(
-    tmas, maps, scales, units, tma_y, y_maps, ys, mmas, x_layout: cute.ComposedLayout, w_layouts,
-    y_layout: cute.ComposedLayout, tile: cutlass.Constexpr,
+    tmas, maps, scales, units, tma_y, y_maps, ys, mmas,
+    x_layout: cute.ComposedLayout, w_layouts, y_layout: cute.ComposedLayout, tile: cutlass.Constexpr,
 ):
     thread, _, _ = cute.arch.thread_idx()
     block, _, _ = cute.arch.block_idx()
@@ -1363,12 +1350,17 @@ def large_kernel(
     ring_x = smem.allocate_tensor(
         BFloat16, x_layout.outer, byte_alignment=1024, swizzle=x_layout.inner
     )
-    ring_y = smem.allocate_tensor(
-        BFloat16, y_layout.outer, byte_alignment=1024, swizzle=y_layout.inner
-    )
     # All weights take turns with one ring.
-    base_w = smem.allocate_array(Uint8, tile.most * tile.stages, byte_alignment=1024)
-    bars = smem.allocate_array(Int64, 2 * tile.stages)
+    base_w = smem.allocate_array(Uint8, tile.w_bytes * tile.ahead, byte_alignment=1024)
+    ring_y = ring_x
+    if cutlass.const_expr(not tile.shares):
+        ring_y = smem.allocate_tensor(
+            BFloat16, y_layout.outer, byte_alignment=1024, swizzle=y_layout.inner
+        )
+    bases = base_w.toint()
+    bars_w = smem.allocate_array(Int64, 2 * tile.ahead)
+    bars_x = smem.allocate_array(Int64, 2 * tile.stages)
+    bars = (bars_w, bars_x)
     rings = [ring_x]
     for form, layout in zip(LARGE_FORMS, w_layouts, strict=True):
         pointer = cute.recast_ptr(base_w, layout.inner, large_dtype(form))
@@ -1376,20 +1368,28 @@ def large_kernel(
     for mma in mmas:
         mma.set(warpgroup.Field.ACCUMULATE, True)
     if warp_id == 8:
-        large_start_ring(bars, 1, 8 // tile.groups, tile.stages)
+        large_start_ring(bars_w, 1, 8 // tile.groups, tile.ahead)
+        large_start_ring(bars_x, 1, 8 // tile.groups, tile.stages)
     cute.arch.sync_threads()
     token_tiles = cute.ceil_div(maps[0].shape[0], tile.tokens)
-    # Tokens come from the previous kernel, which may still read what this one writes.
-    cute.arch.griddepcontrol_wait()
     if warp_id >= 8:
         cute.arch.setmaxregister_decrease(40)
         if warp_id == 8:
-            large_loads(tmas, maps, rings, token_tiles, rank, bars, tile)
+            large_load_weights(
+                tmas, maps, rings, token_tiles, rank, bars_w, tile
+            )
+        elif warp_id == 9:
+            large_load_tokens(tmas[0], maps[0], ring_x, token_tiles, rank, bars_x, tile)
+        if cutlass.const_expr(tile.split > 1):
+            # With the multiplying warps: when sums are there, and when they were read.
+            for _ in cutlass.range_constexpr(2):
+                cute.arch.cluster_arrive()
+                cute.arch.cluster_wait()
     else:
         cute.arch.setmaxregister_increase(232)
         large_multiply(
-            mmas, rings, scales, units, tma_y, y_maps, ys, ring_y, token_tiles, rank, thread, bars,
-            tile,
+            mmas, rings, bases, scales, units, tma_y, y_maps, ys, ring_y, token_tiles,
+            rank, thread, bars, tile,
         )
 
 
@@ -1405,20 +1405,22 @@ def run_large(x: cute.Tensor, weights, outs, tile: cutlass.Constexpr, stream: cu
 
     Args:
         x: bf16 [T, LARGE_DEPTH].
-        weights: a tuple of components for each weight.
+        weights: a tuple of components for each weight, packed if 4-bit.
         outs: bf16 or f32 [T, rows] for each weight.
         tile: how blocks work.
         stream: where.
     """
     load, save = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
-    x_layout = large_ring(tile.tokens, 128, BFloat16, tile.stages)
-    y_layout = large_ring(64, 128, BFloat16, 2 * tile.buffers)
+    x_layout = large_ring(tile.tokens, BFloat16, tile.stages)
+    y_layout = large_ring(64, BFloat16, 2 * tile.buffers)
     tma_x, x_map = large_map(load, x, x_layout, (tile.tokens, LARGE_K))
     tmas, maps, w_layouts, scales, units, tma_y, y_maps = [tma_x], [x_map], [], [], [], [], []
     for form, parts, out in zip(LARGE_FORMS, weights, outs, strict=True):
-        boxes = tile.stages * tile.boxes(form)
-        layout = large_ring(tile.rows, LARGE_CODES[form], large_dtype(form), boxes)
-        atom, coordinates = large_map(load, parts[0], layout, (tile.rows, large_elements(form)))
+        dtype = large_dtype(form)
+        layout = large_ring(tile.rows, dtype, tile.ahead)
+        atom, coordinates = tma_x, x_map
+        if cutlass.const_expr(LARGE_STEPS[form] < 4):
+            atom, coordinates = large_map(load, parts[0], layout, (tile.rows, 1024 // dtype.width))
         w_layouts.append(layout)
         tmas.append(atom)
         maps.append(coordinates)
@@ -1438,8 +1440,8 @@ def run_large(x: cute.Tensor, weights, outs, tile: cutlass.Constexpr, stream: cu
     )
     tiles = large_starts(tile)[-1] * cute.ceil_div(x.shape[0], tile.tokens)
     large_kernel(
-        tmas, maps, scales, units, tma_y, y_maps, outs, [plain, decoding], x_layout, w_layouts,
-        y_layout, tile,
+        tmas, maps, scales, units, tma_y, y_maps, outs, [plain, decoding],
+        x_layout, w_layouts, y_layout, tile,
     ).launch(
         grid=[tiles * tile.split if tile.shares else cutlass.min(tiles, LARGE_SMS), 1, 1],
         block=[384, 1, 1],
@@ -1475,21 +1477,21 @@ def entry(
     outs = [y0, y1, y2, y3]
     if tokens > 0:
         if tokens <= 8:
-            run(x, weights, outs, Tile(1, 16, 8, 512, 8, 1, 8), stream)
+            run(x, weights, outs, Tile(1, 16, 8, 512, 8, 1, 8, False), stream)
         elif tokens <= 16:
-            run(x, weights, outs, Tile(1, 16, 16, 512, 6, 1, 8), stream)
+            run(x, weights, outs, Tile(1, 16, 16, 512, 6, 1, 8, False), stream)
         elif tokens <= 32:
-            run(x, weights, outs, Tile(1, 16, 32, 256, 8, 1, 4), stream)
+            run(x, weights, outs, Tile(1, 16, 32, 256, 8, 1, 4, False), stream)
         elif tokens <= 64:
-            run(x, weights, outs, Tile(1, 16, 64, 256, 4, 1, 4), stream)
+            run_large(x, weights, outs, LargeTile(64, 64, 12, 12, 1, 16, 2), stream)
         elif tokens <= 128:
-            run_large(x, weights, outs, LargeTile(64, 128, 8, 2, 16, 2), stream)
+            run_large(x, weights, outs, LargeTile(64, 128, 8, 8, 2, 16, 2), stream)
         elif tokens <= 384:
-            run_large(x, weights, outs, LargeTile(128, 128, 6, 2, 16, 2), stream)
+            run_large(x, weights, outs, LargeTile(128, 128, 6, 6, 2, 16, 2), stream)
         elif tokens <= 768:
-            run_large(x, weights, outs, LargeTile(128, 128, 6, 2, 16, 1), stream)
+            run_large(x, weights, outs, LargeTile(128, 128, 6, 6, 2, 16, 1), stream)
         else:
-            run_large(x, weights, outs, LargeTile(128, 256, 4, 2, 16, 1), stream)
+            run_large(x, weights, outs, LargeTile(128, 256, 4, 4, 2, 16, 1), stream)
 
 
 def example_args():

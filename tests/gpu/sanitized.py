@@ -40,12 +40,14 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     ),
     "qnorm_rope_kv_insert": ("t7_*", "t64_*_odd", "t0_*"),
     "rms_norm": ("t3_*", "t129_*", "t64_*_odd", "t0_*"),
-    # Parts of K: 8, 4, 1; the last tile; equal scores; NaN; experts by token id.
-    "router": ("*_t3", "*_t64", "*_t129_ties", "*_t8_odd", "tiny_t4096"),
+    # One launch with K in parts and whole, three launches; equal scores; NaN; experts by token id.
+    "router": (
+        "*_t3", "*_t300_ties", "*_t64", "*_t129_ties", "*_t8_odd", "tiny_*t4096", "flash_hash_t4096",
+    ),
     "sample": ("r1_*", "r3_*", "r33_*_odd", "r33_*_equal", "r33_*_wide", "r0_*"),
     # Clusters of 8 and 2 blocks, single ones; window only; an entry a page; NaN; far pages; nothing.
     "sparse_attention": (
-        "t1_*_k0_*", "t1_*", "t7_*_k0_*", "t20_*", "t40_*_k64_*", "t64_*_odd", "t0_*", "t7_*_far",
+        "t1_*_k0_*", "t1_*", "t7_*_k0_*", "t8_h128_k1024_c32_*", "t40_*_k64_*", "t64_*_odd", "t0_*", "t7_*_far",
     ),
     "step_metadata": ("t3_*", "t129_*", "t64_*_alone", "t0_*"),
     # Clusters of 8, 4, 2 and single blocks; short rows; equal scores; NaN; padding; nothing.
@@ -65,5 +67,5 @@ TOO_LONG = (
     "linears/nvfp4_*_t256", "linears/*_q*_t129", "linears/pro_q_*",
     "sample/r3_129280", "sample/r33_129280_*", "sample/r33_33333_*",
     "sparse_attention/t*_k8192_*", "sparse_attention/t40_*", "sparse_attention/t64_*",
-    "sparse_attention/t7_*", "moe_*/pro_*", "moe_*/flash_fp8_*", "inverse_rope_wo_a/pro_*_t129", "inverse_rope_wo_a/flash_*_t257",
+    "sparse_attention/t7_*", "sparse_attention/t8_*", "router/*_t4096", "moe_*/pro_*", "moe_*/flash_fp8_*", "inverse_rope_wo_a/pro_*_t129", "inverse_rope_wo_a/flash_*_t257",
 )  # fmt: skip

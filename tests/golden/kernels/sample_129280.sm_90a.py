@@ -131,63 +131,83 @@ def send(value: Uint64, address: Int32, rank: Int32):
 def gathered(
     high: Uint32,
     low: Uint32,
+    count: Uint32,
     best: cutlass.Constexpr,
     warps: cute.Tensor,
     blocks: cute.Tensor,
     turn: Int32,
-) -> Uint64:
-    """Over the cluster: sum of high * 2^16 + low, or the largest pair as high * 2^32 + low.
+):
+    """Over the cluster: sums of high * 2^16 + low and of count, or the largest pair as high * 2^32 + low.
 
     `warps` and `blocks` are shared memory; of the two halves of `blocks` calls take turns.
     """
     warp, lane = cute.arch.warp_idx(), cute.arch.lane_idx()
-    high, low = in_warp(high, low, best)
+    high, low, count = in_warp(high, low, count, best)
     if lane == 0:
         warps[warp, 0] = high
         warps[warp, 1] = low
+        if cutlass.const_expr(not best):
+            warps[warp, 2] = count
     cute.arch.sync_threads()
     if warp == 0:
-        first, second = Uint32(0), Uint32(0)
+        first, second, third = Uint32(0), Uint32(0), Uint32(0)
         if lane < WARPS:
             first, second = warps[lane, 0], warps[lane, 1]
-        first, second = in_warp(first, second, best)
+            if cutlass.const_expr(not best):
+                third = warps[lane, 2]
+        first, second, third = in_warp(first, second, third, best)
         value = (first.to(Uint64) << Uint64(32 if best else 16)) + second.to(Uint64)
         if lane < BLOCKS:
             mine = turn * BLOCKS + cute.arch.block_idx_in_cluster()
-            send(value, blocks.iterator.toint() + mine * 8, lane)
+            send(value, blocks.iterator.toint() + mine * 16, lane)
+            if cutlass.const_expr(not best):
+                send(third.to(Uint64), blocks.iterator.toint() + mine * 16 + 8, lane)
     cute.arch.cluster_arrive()
     cute.arch.cluster_wait()
-    found = blocks[turn, 0]
+    found, tokens = blocks[turn, 0, 0], blocks[turn, 0, 1]
     for i in cutlass.range_constexpr(1, BLOCKS):
-        other = blocks[turn, i]
+        other = blocks[turn, i, 0]
         if cutlass.const_expr(best):
             found = pick(other > found, other, found)
         else:
-            found = found + other
-    return found
+            found, tokens = found + other, tokens + blocks[turn, i, 1]
+    return found, tokens
 
 
-def in_warp(high, low, best):
-    """Sums of both, or the largest pair, over a warp."""
+def in_warp(high, low, count, best):
+    """Sums of all three, or the largest pair, over a warp."""
     if not best:
-        return tuple(cute.arch.warp_redux_sync(one, kind="add") for one in (high, low))
+        return tuple(cute.arch.warp_redux_sync(one, kind="add") for one in (high, low, count))
     top = cute.arch.warp_redux_sync(high, kind="max")
     rest = pick(high == top, low, Uint32(0))
-    return top, cute.arch.warp_redux_sync(rest, kind="max")
+    return top, cute.arch.warp_redux_sync(rest, kind="max"), count
 
 
 @cute.jit
-def above(keys: cute.Tensor, weights: cute.Tensor, least: Uint32, counts: cutlass.Constexpr):
-    """(high, low) of this thread's tokens, or weights, with keys of at least `least`."""
-    high, low = Uint32(0), Uint32(0)
+def above(
+    keys: cute.Tensor,
+    weights: cute.Tensor,
+    least: Uint32,
+    counts: cutlass.Constexpr,
+    warps: cute.Tensor,
+    blocks: cute.Tensor,
+    turn: Int32,
+):
+    """Over the cluster: what tokens with keys of at least `least` weigh, and how many they are.
+
+    With `counts` a token weighs one.
+    """
+    high, low, count = Uint32(0), Uint32(0), Uint32(0)
     for i in cutlass.range_constexpr(ITEMS):
         there = keys[i] >= least
-        if cutlass.const_expr(counts):
-            low = low + pick(there, Uint32(1), Uint32(0))
-        else:
+        count = count + pick(there, Uint32(1), Uint32(0))
+        if cutlass.const_expr(not counts):
             weight = pick(there, weights[i], Uint32(0))
             high, low = high + (weight >> Uint32(16)), low + (weight & Uint32(0xFFFF))
-    return high, low
+    weight, tokens = gathered(high, low, count, False, warps, blocks, turn)
+    if cutlass.const_expr(counts):
+        weight = tokens
+    return weight, tokens
 
 
 @cute.jit
@@ -198,61 +218,22 @@ def before(
     end: Int32,
     start: Int32,
     counts: cutlass.Constexpr,
-):
-    """(high, low) of this thread's tokens, or weights, of one key and indices below `end`."""
-    high, low = Uint32(0), Uint32(0)
+    warps: cute.Tensor,
+    blocks: cute.Tensor,
+    turn: Int32,
+) -> Uint64:
+    """Over the cluster: what tokens of one key and indices below `end` weigh, as `above`."""
+    high, low, count = Uint32(0), Uint32(0), Uint32(0)
     for i in cutlass.range_constexpr(ITEMS):
         there = (start + i * STRIDE < end) & (keys[i] == key)
-        if cutlass.const_expr(counts):
-            low = low + pick(there, Uint32(1), Uint32(0))
-        else:
+        count = count + pick(there, Uint32(1), Uint32(0))
+        if cutlass.const_expr(not counts):
             weight = pick(there, weights[i], Uint32(0))
             high, low = high + (weight >> Uint32(16)), low + (weight & Uint32(0xFFFF))
-    return high, low
-
-
-@cute.jit
-def largest_key(
-    keys: cute.Tensor,
-    weights: cute.Tensor,
-    needed: Uint64,
-    counts: cutlass.Constexpr,
-    warps: cute.Tensor,
-    blocks: cute.Tensor,
-    turn: Int32,
-):
-    """The largest key with at least `needed` at or above it; 32 calls of `gathered`."""
-    found = Uint32(0)
-    for i in cutlass.range(32, unroll=1):
-        trial = found | (Uint32(1) << Uint32(31 - i))
-        high, low = above(keys, weights, trial, counts)
-        if gathered(high, low, False, warps, blocks, turn) >= needed:
-            found = trial
-        turn = 1 - turn
-    return found
-
-
-@cute.jit
-def largest_end(
-    keys: cute.Tensor,
-    weights: cute.Tensor,
-    key: Uint32,
-    needed: Uint64,
-    start: Int32,
-    counts: cutlass.Constexpr,
-    warps: cute.Tensor,
-    blocks: cute.Tensor,
-    turn: Int32,
-):
-    """The largest index of equal tokens with less than `needed` before; 17 calls of `gathered`."""
-    found = Int32(0)
-    for i in cutlass.range(17, unroll=1):
-        trial = found | (Int32(1) << Int32(16 - i))
-        high, low = before(keys, weights, key, trial, start, counts)
-        if gathered(high, low, False, warps, blocks, turn) < needed:
-            found = trial
-        turn = 1 - turn
-    return found
+    weight, tokens = gathered(high, low, count, False, warps, blocks, turn)
+    if cutlass.const_expr(counts):
+        weight = tokens
+    return weight
 
 
 @cute.jit
@@ -264,22 +245,65 @@ def cut(
     counts: cutlass.Constexpr,
     warps: cute.Tensor,
     blocks: cute.Tensor,
-):
-    """Keep the fewest tokens, best first, that are or weigh `needed`; the others get key and weight 0."""
-    # An even number of calls of `gathered`, so that turns begin anew.
-    key = largest_key(keys, weights, needed, counts, warps, blocks, Int32(0))
-    high, low = above(keys, weights, key + Uint32(1), counts)
-    rest = needed - gathered(high, low, False, warps, blocks, Int32(0))
-    high, low = before(keys, weights, key, Int32(LAST), start, True)
-    same = gathered(high, low, False, warps, blocks, Int32(1))
+    turn: Int32,
+) -> Int32:
+    """Keep the fewest tokens, best first, that are or weigh `needed`; the others get key and weight 0.
+
+    Bisection, bit by bit: at and above `key` there is enough, at and above a trial that failed there
+    is not. It ends when one token lies between, or with the key of several. Returns the next turn.
+    """
+    key, bit = Uint32(0), Uint32(1 << 31)
+    more, tokens_above = Uint64(0), Uint64(0)
+    between, tokens = Uint64(VOCAB + 1), Uint64(VOCAB + 1)
+    while (bit > Uint32(0)) & (between > Uint64(1)):
+        weight, there = above(keys, weights, key | bit, counts, warps, blocks, turn)
+        if weight >= needed:
+            key, tokens = key | bit, there
+        else:
+            more, tokens_above = weight, there
+        between = tokens - tokens_above
+        bit = bit >> Uint32(1)
+        turn = Int32(1) - turn
     end = Int32(LAST)
-    if same > Uint64(1):
-        end = largest_end(keys, weights, key, rest, start, counts, warps, blocks, Int32(0))
-        gathered(high, low, False, warps, blocks, Int32(1))
+    if between > Uint64(1):
+        # Equal tokens: the largest index with less than the rest before it.
+        end = Int32(0)
+        for i in cutlass.range(17, unroll=1):
+            trial = end | (Int32(1) << Int32(16 - i))
+            weight = before(keys, weights, key, trial, start, counts, warps, blocks, turn)
+            if weight < needed - more:
+                end = trial
+            turn = Int32(1) - turn
     for i in cutlass.range_constexpr(ITEMS):
         drop = (keys[i] < key) | ((keys[i] == key) & (start + i * STRIDE > end))
         keys[i] = pick(drop, Uint32(0), keys[i])
         weights[i] = pick(drop, Uint32(0), weights[i])
+    return turn
+
+
+def in_lanes(value):
+    """The sum of u64 below 2^51 over a warp."""
+    low = cute.arch.warp_redux_sync((value & Uint64(0xFFFFFF)).to(Uint32), kind="add")
+    high = cute.arch.warp_redux_sync((value >> Uint64(24)).to(Uint32), kind="add")
+    return (high.to(Uint64) << Uint64(24)) + low.to(Uint64)
+
+
+@cute.jit
+def holds(value: Uint64, left: Uint64):
+    """The lane whose value has place `left` of all values of the warp end to end, and the place in it."""
+    low, high = (value & Uint64(0xFFFFFF)).to(Uint32), (value >> Uint64(24)).to(Uint32)
+    lane = cute.arch.lane_idx()
+    for i in cutlass.range_constexpr(5):
+        one = cute.arch.shuffle_sync_up(low, offset=1 << i, mask_and_clamp=0)
+        other = cute.arch.shuffle_sync_up(high, offset=1 << i, mask_and_clamp=0)
+        if lane >= (1 << i):
+            low, high = low + one, high + other
+    ends = (high.to(Uint64) << Uint64(24)) + low.to(Uint64)
+    there = cute.arch.popc(cute.arch.vote_ballot_sync(ends <= left))
+    begins = ends - value
+    low = cute.arch.shuffle_sync((begins & Uint64(0xFFFFFFFF)).to(Uint32), there)
+    high = cute.arch.shuffle_sync((begins >> Uint64(32)).to(Uint32), there)
+    return there, left - ((high.to(Uint64) << Uint64(32)) + low.to(Uint64))
 
 
 @cute.jit
@@ -305,24 +329,23 @@ def drawn(
     for i in cutlass.range_constexpr(ITEMS):
         weight = weight_of(logit_of(keys[i]), best, per_bit)
         weights[i] = pick(keys[i] == Uint32(0), Uint32(0), weight)
+    turn = Int32(0)
     if most > 0:
-        high, low = above(keys, weights, Uint32(1), True)
-        whole = gathered(high, low, False, warps, blocks, Int32(0))
-        gathered(high, low, False, warps, blocks, Int32(1))
+        whole, _ = above(keys, weights, Uint32(1), True, warps, blocks, turn)
+        turn = Int32(1) - turn
         if whole > Uint64(most):
-            cut(keys, weights, Uint64(most), start, True, warps, blocks)
+            turn = cut(keys, weights, Uint64(most), start, True, warps, blocks, turn)
     bits = share_kept.bitcast(Int32)
     if bits < Int32(0x3F800000) or bits > Int32(0x7F800000):
-        high, low = above(keys, weights, Uint32(1), False)
-        whole = gathered(high, low, False, warps, blocks, Int32(0))
-        gathered(high, low, False, warps, blocks, Int32(1))
+        whole, _ = above(keys, weights, Uint32(1), False, warps, blocks, turn)
+        turn = Int32(1) - turn
         part = Uint32(0)
         if bits > 0 and bits < Int32(0x3F800000):
             part = rounded("mul.rn.f32", share_kept, Float32(4294967296.0)).to(Uint32)
         needed = share(whole, part)
         if needed == Uint64(0):
             needed = Uint64(1)
-        cut(keys, weights, needed, start, False, warps, blocks)
+        cut(keys, weights, needed, start, False, warps, blocks, turn)
     random = philox(Uint32(low_seed), Uint32(high_seed), Uint32(place))
     return passed(weights, random, start, parts, sums)
 
@@ -345,38 +368,31 @@ def passed(
     cute.arch.sync_threads()
     if warp < ITEMS:
         whole = Uint64(0)
-        for i in cutlass.range(WARPS, unroll=4):
-            whole = whole + parts[warp, i]
+        if lane < WARPS:
+            whole = parts[warp, lane]
+        whole = in_lanes(whole)
         if lane < BLOCKS:
             send(whole, sums.iterator.toint() + (warp * BLOCKS + rank) * 8, lane)
     cute.arch.cluster_arrive()
     cute.arch.cluster_wait()
-    whole = Uint64(0)
-    for i in cutlass.range(ITEMS * BLOCKS, unroll=4):
-        whole = whole + sums[i]
-    left, total = share(whole, random), Uint64(0)
-    # Of each sequence of sums, the last with no more than `left` before it, and what is before it.
-    cell, ahead = Int32(0), Uint64(0)
-    for i in cutlass.range(ITEMS * BLOCKS, unroll=4):
-        cell = pick(total <= left, Int32(i), cell)
-        ahead = pick(total <= left, total, ahead)
-        total = total + sums[i]
-    left, total = left - ahead, Uint64(0)
-    item = cell // BLOCKS
-    found, ahead = Int32(0), Uint64(0)
-    for i in cutlass.range(WARPS, unroll=4):
-        found = pick(total <= left, Int32(i), found)
-        ahead = pick(total <= left, total, ahead)
-        total = total + parts[item, i]
-    left, total = left - ahead, Uint64(0)
-    mine = Uint32(0)
+    mine = Uint64(0)
+    if lane < ITEMS:
+        for i in cutlass.range_constexpr(BLOCKS):
+            mine = mine + sums[lane * BLOCKS + i]
+    item, left = holds(mine, share(in_lanes(mine), random))
+    mine = Uint64(0)
+    if lane < BLOCKS:
+        mine = sums[item * BLOCKS + lane]
+    owner, left = holds(mine, left)
+    mine = Uint64(0)
+    if lane < WARPS:
+        mine = parts[item, lane]
+    found, left = holds(mine, left)
+    weight = Uint32(0)
     for i in cutlass.range_constexpr(ITEMS):
-        mine = pick(item == i, weights[i], mine)
-    at = Int32(0)
-    for i in cutlass.range(32, unroll=4):
-        at = pick(total <= left, Int32(i), at)
-        total = total + cute.arch.shuffle_sync(mine, i).to(Uint64)
-    here = (rank == cell % BLOCKS) & (warp == found) & (lane == at)
+        weight = pick(item == i, weights[i], weight)
+    at, left = holds(weight.to(Uint64), left)
+    here = (rank == owner) & (warp == found) & (lane == at)
     return pick(here, start + item * STRIDE, Int32(-1))
 
 
@@ -395,9 +411,9 @@ def kernel(
     rank = cute.arch.block_idx_in_cluster()
     row = Int64(block // BLOCKS)
     smem = SmemAllocator()
-    warps = smem.allocate_tensor(Uint32, cute.make_layout((WARPS, 2), stride=(2, 1)), byte_alignment=16)
+    warps = smem.allocate_tensor(Uint32, cute.make_layout((WARPS, 3), stride=(3, 1)), byte_alignment=16)
     blocks = smem.allocate_tensor(
-        Uint64, cute.make_layout((2, BLOCKS), stride=(BLOCKS, 1)), byte_alignment=16
+        Uint64, cute.make_layout((2, BLOCKS, 2), stride=(2 * BLOCKS, 2, 1)), byte_alignment=16
     )
     parts = smem.allocate_tensor(
         Uint64, cute.make_layout((ITEMS, WARPS), stride=(WARPS, 1)), byte_alignment=16
@@ -423,7 +439,9 @@ def kernel(
     low_seed, high_seed, place = seed[row, 0], seed[row, 1], position[row]
     cute.arch.griddepcontrol_launch_dependents()
     cute.arch.cluster_wait()
-    found = gathered(top, Uint32(LAST) - Uint32(at), True, warps, blocks, Int32(1))
+    found, _ = gathered(
+        top, Uint32(LAST) - Uint32(at), Uint32(0), True, warps, blocks, Int32(1)
+    )
     best = (found >> Uint64(32)).to(Uint32)
     token = pick((rank == 0) & (thread == 0), Int32(0), Int32(-1))
     bits = heat.bitcast(Int32)

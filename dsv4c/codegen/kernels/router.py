@@ -8,14 +8,14 @@ from typing import cast
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts, Workspace
 from dsv4c.codegen.kernels import _moe, linears
 from dsv4c.codegen.tiles.linears import LargeTile, linears_tiles
-from dsv4c.codegen.tiles.router import ROUTER, SPLITS
+from dsv4c.codegen.tiles.router import ROUTER, SPLITS, WORK
 
 KIND = "router"
 MOST_EXPERTS, MOST_CHOSEN = 512, 16
 # Parts of the workspace, in logits, that many tokens need; bits of shared memory for grouping fewer.
 MANY_PARTS, BITS = 3, 8 * 100_000
 FORMS = ("bf16", "f32")
-Many = tuple[tuple[int, tuple[int, ...]], ...]
+Many = tuple[tuple[int, tuple[int, ...], int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +109,15 @@ def workspaces(params: KernelParams) -> tuple[Workspace, ...]:
 
 
 def _tiles(chosen: Params) -> list[tuple[int, int, int, int, int]]:
-    """The tiles' fields, with parts of K that are multiples of 512, and room for the bits of pairs."""
+    """The tiles' fields, with parts of K for pieces, up to where one launch takes all tokens."""
     pieces = chosen.depth // 512 if chosen.depth % 512 == 0 else 1
-    most = BITS // (chosen.experts * chosen.top_k) // 16 * 16
+    most = min(BITS // (chosen.experts * chosen.top_k), WORK // (chosen.experts * chosen.depth))
     fitted: list[tuple[int, int, int, int, int]] = []
     for tile in ROUTER[chosen.tiles]:
-        parts = max(n for n in range(1, tile.parts + 1) if pieces % n == 0)
-        limit = min(tile.most, most)
+        parts = pieces // max(
+            n for n in range(1, min(tile.pieces or pieces, pieces) + 1) if pieces % n == 0
+        )
+        limit = min(tile.most, most // 16 * 16)
         if not fitted or limit != fitted[-1][0]:
             fitted.append((limit, tile.rows, tile.tokens, parts, tile.k_warps))
     return fitted
@@ -132,12 +134,12 @@ def _many(chosen: Params, most: int) -> tuple[dict[str, object], Many]:
     if not tiles or chosen.form != "bf16":
         # An f32 gate takes the registers of three: few experts a block.
         tile = _tiles(chosen)[-1 if chosen.form == "bf16" else -2]
-        return {}, ((0, (0, *tile[1:])),)
+        return {}, ((0, (0, *tile[1:]), SPLITS[-1][2]),)
     row_tiles = -(-chosen.experts // 128)
-    fitted = [(n, blocks // (row_tiles * n) * 128) for n, blocks in SPLITS]
+    fitted = [(n, blocks // (row_tiles * n) * 128, tokens) for n, blocks, tokens in SPLITS]
     found = tuple(
-        (limit, astuple(replace(tiles[-1], split=n))[1:])
-        for n, limit in fitted
+        (limit, astuple(replace(tiles[-1], split=n))[1:], tokens)
+        for n, limit, tokens in fitted
         if chosen.depth % (128 * n) == 0 and (limit > most or n == 1)
     )
     return linears.context(linears.choose(chosen.depth, weights, chosen.tiles)), found

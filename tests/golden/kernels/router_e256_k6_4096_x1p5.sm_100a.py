@@ -129,9 +129,9 @@ def load_tokens(
 
 @cute.jit
 def multiply_block(
-    mma, acc: cute.Tensor, experts: cute.Tensor, tokens: cute.Tensor, tile: cutlass.Constexpr
+    mma, accs, experts: cute.Tensor, tokens: cute.Tensor, tile: cutlass.Constexpr
 ):
-    """acc [experts, tokens of this warp] += 64 of K."""
+    """accs[0] [experts, tokens of this warp] += 64 of K."""
     rows16 = cutlass.const_expr(tile.rows // 16)
     ra = cute.make_rmem_tensor(((2, 2, 2), rows16), BFloat16)
     rb = cute.make_rmem_tensor(((2, 2), tile.octets), BFloat16)
@@ -145,6 +145,7 @@ def multiply_block(
                 for r in cutlass.range_constexpr(2):
                     a32[4 * m + r] = experts[2 * j, piece, r, m]
                     a32[4 * m + 2 + r] = experts[2 * j + 1, piece, r, m]
+            acc = accs[min(piece, 1)]
             cute.gemm(mma, acc, ra, rb, acc)
 
 
@@ -168,13 +169,14 @@ def multiply_part(
     # The next kernel may request weights that do not depend on this one.
     cute.arch.griddepcontrol_launch_dependents()
     acc.fill(0.0)
+    accs = [acc]
     for n in cutlass.range_constexpr(held):
         k = k0 + cutlass.min(k_warp + n * tile.k_warps, tile.blocks - 1) * 64
         load_tokens(x, token, k, tokens[None, None, n], lane, tile)
     for n in cutlass.range_constexpr(held):
         if k_warp + n * tile.k_warps < tile.blocks:
             multiply_block(
-                mma, acc, experts[None, None, None, None, n], tokens[None, None, n], tile
+                mma, accs, experts[None, None, None, None, n], tokens[None, None, n], tile
             )
     # Two blocks' loads in flight; more registers would leave room for one block of threads only.
     ahead = cutlass.const_expr(2 if tile.rows == 16 else 1)
@@ -183,7 +185,7 @@ def multiply_part(
     for block in cutlass.range(first, tile.blocks, tile.k_warps, unroll=ahead):
         load_experts(gate, row0, k0 + block * 64, more, lane, tile)
         load_tokens(x, token, k0 + block * 64, others, lane, tile)
-        multiply_block(mma, acc, more, others, tile)
+        multiply_block(mma, accs, more, others, tile)
 
 
 @cute.jit
@@ -552,10 +554,8 @@ def run(
 # expert; places of all pairs. Of `partial` they use T * EXPERTS words each for logits, for how many
 # pairs of each expert a block has, and for the pairs' experts and places.
 
-MANY = 64  # tokens of a block
-MANY_PAIRS = MANY * TOP_K
-MANY_THREADS = 1024
-MANY_TURNS = 4  # threads that add up an expert's pairs
+MANY_THREADS = 1024  # of a block that places pairs
+MANY_TURNS = 4  # of them that add up an expert's pairs
 
 
 @cute.jit
@@ -571,39 +571,43 @@ def choose_many(
     experts: cute.Tensor,
     weights: cute.Tensor,
     partial: cute.Tensor,
+    many: cutlass.Constexpr,
 ):
+    threads = cutlass.const_expr(16 * many)  # two tokens a warp
     thread, _, _ = cute.arch.thread_idx()
     block, _, _ = cute.arch.block_idx()
     warp_id, lane = cute.arch.make_warp_uniform(thread // 32), thread % 32
     smem = SmemAllocator()
-    scores = smem.allocate_tensor(Float32, cute.make_layout((EXPERTS, MANY)), 16)
-    kept = smem.allocate_tensor(Int32, cute.make_layout((MANY_PAIRS,)), 16)
-    bits = smem.allocate_tensor(Uint32, cute.make_layout((EXPERTS * TOP_K * MANY // 32,)), 16)
+    scores = smem.allocate_tensor(Float32, cute.make_layout((EXPERTS, many)), 16)
+    kept = smem.allocate_tensor(Int32, cute.make_layout((many * TOP_K,)), 16)
+    bits = smem.allocate_tensor(Uint32, cute.make_layout((EXPERTS * -(-TOP_K * many // 32),)), 16)
     tokens = experts.shape[0]
-    token0 = block * MANY
-    count = cutlass.min(tokens - token0, MANY)
+    token0 = block * many
+    count = cutlass.min(tokens - token0, many)
     early = cute.make_rmem_tensor((EACH,), Float32)
     load_bias(source, early, lane)
     cute.arch.griddepcontrol_wait()
     cute.arch.griddepcontrol_launch_dependents()
-    read_scores(partial, scores, token0, count, tokens, thread, 1, MANY_THREADS)
+    read_scores(partial, scores, token0, count, tokens, thread, 1, threads)
     cute.arch.sync_threads()
     choose_experts(
-        scores, early, token0, count, experts, weights, kept, warp_id, lane, MANY_THREADS // 32
+        scores, early, token0, count, experts, weights, kept, warp_id, lane, threads // 32
     )
     cute.arch.sync_threads()
     counts, packed = many_words(partial, tokens, 1), many_words(partial, tokens, 2)
-    set_bits(kept, bits, count * TOP_K, thread, MANY_THREADS)
-    for pair in cutlass.range(thread, count * TOP_K, MANY_THREADS, unroll=1):
+    set_bits(kept, bits, count * TOP_K, thread, threads)
+    for pair in cutlass.range(thread, count * TOP_K, threads, unroll=1):
         place = bits_before(bits, kept[pair], pair)
-        packed[block * MANY_PAIRS + pair] = (place << 16) | kept[pair]
-    for expert in cutlass.range(thread, EXPERTS, MANY_THREADS, unroll=1):
+        packed[token0 * TOP_K + pair] = (place << 16) | kept[pair]
+    for expert in cutlass.range(thread, EXPERTS, threads, unroll=1):
         words = (count * TOP_K + 31) // 32
         counts[block * EXPERTS + expert] = bits_before(bits, expert, words * 32)
 
 
 @cute.kernel
-def place_many(order: cute.Tensor, offsets: cute.Tensor, partial: cute.Tensor):
+def place_many(
+    order: cute.Tensor, offsets: cute.Tensor, partial: cute.Tensor, many: cutlass.Constexpr
+):
     thread, _, _ = cute.arch.thread_idx()
     block, _, _ = cute.arch.block_idx()
     blocks, _, _ = cute.arch.grid_dim()
@@ -636,8 +640,8 @@ def place_many(order: cute.Tensor, offsets: cute.Tensor, partial: cute.Tensor):
         begin_experts(begins, offsets, thread, block == 0)
     cute.arch.sync_threads()
     flat = cute.make_tensor(order.iterator, cute.make_layout((tokens * TOP_K,)))
-    first = block * MANY_PAIRS
-    end = cutlass.min(first + MANY_PAIRS, tokens * TOP_K)
+    first = block * (many * TOP_K)
+    end = cutlass.min(first + many * TOP_K, tokens * TOP_K)
     for pair in cutlass.range(first + thread, end, MANY_THREADS, unroll=1):
         both = packed[pair]
         expert, place = both & 0xFFFF, both >> 16
@@ -658,19 +662,20 @@ def run_many(
     partial: cute.Tensor,
     counters: cute.Tensor,
     tile: cutlass.Constexpr,
+    many: cutlass.Constexpr,
     stream: cuda.CUstream,
 ):
-    """The three launches."""
+    """The three launches; a block chooses for `many` tokens."""
     tokens = x.shape[0]
     run(
         x, gate, source, experts, weights, order, offsets, partial, counters, tile,
         stream,
     )
-    blocks = cute.ceil_div(tokens, MANY)
-    choose_many(source, experts, weights, partial).launch(
-        grid=[blocks, 1, 1], block=[MANY_THREADS, 1, 1], stream=stream, use_pdl=True
+    blocks = cute.ceil_div(tokens, many)
+    choose_many(source, experts, weights, partial, many).launch(
+        grid=[blocks, 1, 1], block=[16 * many, 1, 1], stream=stream, use_pdl=True
     )
-    place_many(order, offsets, partial).launch(
+    place_many(order, offsets, partial, many).launch(
         grid=[blocks, 1, 1], block=[MANY_THREADS, 1, 1], stream=stream, use_pdl=True
     )
 
@@ -694,13 +699,13 @@ def entry(
     )
     if tokens > 0:
         if tokens <= 8:
-            run(*given, Tile(8, 16, 8, 4, 8), stream)
+            run(*given, Tile(8, 16, 8, 2, 8), stream)
         elif tokens <= 128:
             run(*given, Tile(128, 16, 16, 2, 8), stream)
         elif tokens <= 256:
             run(*given, Tile(256, 16, 16, 1, 8), stream)
         else:
-            run_many(*given, Tile(0, 64, 64, 1, 2), stream)
+            run_many(*given, Tile(0, 64, 64, 1, 2), 64, stream)
 
 
 def example_args():

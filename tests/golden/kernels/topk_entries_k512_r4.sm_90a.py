@@ -651,7 +651,7 @@ def entry(
     elif rows > 0:
         kernel(scores, pos, slot, block_table, index, 1, 512).launch(
             grid=[rows * 1, 1, 1], block=[512, 1, 1], stream=stream,
-            use_pdl=True, min_blocks_per_mp=2, preferred_smem_carveout=100
+            use_pdl=True, min_blocks_per_mp=3, preferred_smem_carveout=100
         )
 
 

@@ -58,6 +58,7 @@ def cases() -> list[Case]:
         found += [Setup(7, 64, cache, 900, "far"), Setup(0, 64, cache, 900, "empty")]
         found += [Setup(t, 64, cache, 900, "padding") for t in (70, 300)]
     found += [Setup(128, heads, "mxfp4", 1024, "decode") for heads in HEADS]
+    found += [Setup(t, h, "mxfp4", 1300, "edges") for t, h in ((40, 64), (40, 8), (300, 64))]
     times = [
         Setup(b, 64, "mxfp4", context, "time")
         for context in (4096, 32768, 131072)
@@ -65,6 +66,8 @@ def cases() -> list[Case]:
     ]
     times += [Setup(4096, 64, "mxfp4", end, "time_prefill") for end in (4096, 32768, 131072)]
     times += [Setup(1, 64, "mxfp4", 4096, "time_wide"), Setup(64, 64, "mxfp4", 4096, "time_wide")]
+    times += [Setup(64, 64, "mxfp4", 131072, "time_spread")]
+    times += [Setup(4096, 64, "mxfp4", 32768, "time_prefill_spread")]
     times += [Setup(b, 64, "bf16", 32768, "time") for b in (1, 64)]
     return [_case(setup) for setup in (*found, *times)]
 
@@ -87,6 +90,11 @@ class Setup:
     @property
     def timed(self) -> bool:
         return self.what.startswith("time")
+
+    @property
+    def spread(self) -> bool:
+        """Scales of a row's four blocks are any of five; else those of rounded normal data."""
+        return self.what in ("check", "odd", "decode") or self.what.endswith("spread")
 
     @property
     def columns(self) -> int:
@@ -112,7 +120,7 @@ def _case(setup: Setup) -> Case:
 
 
 def _bench(setup: Setup) -> Bench:
-    if setup.what == "time_prefill":
+    if setup.what.startswith("time_prefill"):
         seen = torch.div(_positions(setup) + 1, RATIO, rounding_mode="floor")
         keys, scored = int(seen.max()), int(seen.sum())
     else:
@@ -146,7 +154,7 @@ def _positions(setup: Setup) -> torch.Tensor:
 def _places(setup: Setup, make: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, int]:
     """pos, slot, slots: a slot for each token, or runs of tokens of a few; -1 for padding."""
     tokens = setup.tokens
-    if setup.what in ("time_prefill", "decode"):
+    if setup.what == "decode" or setup.what.startswith("time_prefill"):
         last = torch.full((tokens,), setup.context - 1)
         pos = _positions(setup) if setup.timed else last
         return pos.int().to(DEVICE), torch.zeros_like(pos).int().to(DEVICE), 1
@@ -177,7 +185,7 @@ def _places(setup: Setup, make: torch.Generator) -> tuple[torch.Tensor, torch.Te
 def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
     make = torch.Generator(DEVICE).manual_seed(seed * 1000 + setup.tokens + setup.context)
     tokens, heads = setup.tokens, setup.heads
-    q = _grid(torch.Size((tokens, heads, DIM)), make)
+    q = _queries(setup, make)
     weights = torch.randn(tokens, heads, generator=make, device=DEVICE)
     pos, slot, slots = _places(setup, make)
     # slots share a pool; a page that no sequence needs is never named, but by a wild number
@@ -196,6 +204,8 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
     cache = _keys(setup, pool, table[use].long(), make)
     if setup.what == "odd":
         _spoil(setup, q, weights, cache, table[use].long(), make)
+    if setup.what == "edges":
+        _edges(q, weights, cache, table[use].long())
     if setup.what == "decode":
         _every_code(q, weights, cache, table[0, : setup.context // (PAGE * RATIO)].long())
     if not setup.timed:
@@ -203,15 +213,26 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
     return [q.bfloat16(), weights, cache, pos, slot, table]
 
 
-def _grid(shape: torch.Size, make: torch.Generator) -> torch.Tensor:
+def _queries(setup: Setup, make: torch.Generator) -> torch.Tensor:
     """Values as a rounding to MXFP4 gives them: E2M1 times a power of two for each 32."""
-    codes = torch.tensor(CODES, device=DEVICE)[
-        torch.randint(0, 8, shape, generator=make, device=DEVICE)
-    ]
-    codes *= torch.randint(0, 2, shape, generator=make, device=DEVICE) * 2 - 1
-    blocks = torch.Size((*shape[:-1], shape[-1] // 32, 1))
-    scale = torch.randint(-3, 2, blocks, generator=make, device=DEVICE)
-    return (codes.view(*blocks[:-1], 32) * torch.exp2(scale.float())).view(shape)
+    shape = (setup.tokens * setup.heads, DIM)
+    if setup.spread:
+        code = torch.randint(0, 16, shape, generator=make, device=DEVICE)
+        exponent = torch.randint(-3, 2, (len(code), 4), generator=make, device=DEVICE)
+    else:
+        code, exponent = _rounded(torch.randn(shape, generator=make, device=DEVICE))
+    value = _values()[code].view(-1, 4, 32) * torch.exp2(exponent.float())[..., None]
+    return value.view(setup.tokens, setup.heads, DIM)
+
+
+def _rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes [n, 128] and exponents [n, 4]: the largest of 32 is at most 6."""
+    blocks = x.view(-1, 4, 32)
+    exponent = torch.ceil(torch.log2(blocks.abs().amax(-1) / 6)).int()
+    middles = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], device=DEVICE)
+    scaled = blocks * torch.exp2(-exponent.float())[..., None]
+    code = torch.bucketize(scaled.abs(), middles) + 8 * (scaled < 0)
+    return code.view(-1, DIM), exponent
 
 
 def _keys(setup: Setup, pool: int, used: torch.Tensor, make: torch.Generator) -> torch.Tensor:
@@ -223,10 +244,17 @@ def _keys(setup: Setup, pool: int, used: torch.Tensor, make: torch.Generator) ->
         return cache
     bytes_ = family.PAGE_BYTES["mxfp4"]
     cache = torch.full((pool, bytes_), 255, dtype=torch.uint8, device=DEVICE)
-    for part in used.split(100_000):
-        shape = (len(part), bytes_)
-        page = torch.randint(0, 256, shape, generator=make, device=DEVICE, dtype=torch.uint8)
-        page[:, PAGE * 64 :] = page[:, PAGE * 64 :] % 5 + 123
+    for part in used.split(20_000):
+        if setup.spread:
+            shape = (len(part), bytes_)
+            page = torch.randint(0, 256, shape, generator=make, device=DEVICE, dtype=torch.uint8)
+            page[:, PAGE * 64 :] = page[:, PAGE * 64 :] % 5 + 123
+        else:
+            shape = (len(part) * PAGE, DIM)
+            code, exponent = _rounded(torch.randn(shape, generator=make, device=DEVICE))
+            packed = (code[:, 1::2] * 16 + code[:, ::2]).to(torch.uint8).view(-1, PAGE * 64)
+            scale = (exponent + 127).to(torch.uint8).view(-1, PAGE * 4)
+            page = torch.cat([packed, scale], 1)
         cache[part] = page
     return cache
 
@@ -267,6 +295,32 @@ def _spoil(
         )
         scales[:, 77] = 255
         cache[page, PAGE * 64 :] = scales
+
+
+def _edges(q: torch.Tensor, weights: torch.Tensor, cache: torch.Tensor, used: torch.Tensor) -> None:
+    """Rows at the ends of what 8 bits hold, and just beyond; sums of most and least bits."""
+    power = torch.exp2(-torch.arange(4, device=DEVICE).float()).repeat_interleave(32)
+    q[0::4, 0] = 6 * power  # blocks 1, 2, 4 and 8 times smaller
+    q[0::4, 1], q[0::4, 2] = 6, -6
+    q[0::4, 3, 32:] *= 2.0**-9  # one block beyond them
+    q[1::4, 4], q[1::4, 5] = 0, 0
+    q[1::4, 4, 0], q[1::4, 4, 1:] = 6, 0.75  # one large product and many small ones
+    q[1::4, 5, 127] = 2.0**-30
+    q[2::4, 6] *= 2.0**33
+    q[2::4, 7] *= 2.0**-40
+    weights[0::4, 4], weights[1::4, 4] = 2.0**-100, 3 * 2.0**-140
+    weights[2::4, 4], weights[3::4, 4] = -(2.0**60), 2.0**20
+    code = torch.randint(0, 256, (32, 64), device=DEVICE, dtype=torch.uint8)
+    code[0], code[1], code[2], code[3] = 0x77, 0xFF, 0x88, 0x00
+    code[4], code[4, 0] = 0x11, 0x17
+    scale = torch.full((32, 4), 127, device=DEVICE, dtype=torch.uint8)
+    step = torch.tensor([0, 1, 2, 3], device=DEVICE, dtype=torch.uint8)
+    scale[:4], scale[4], scale[5] = 127 - step, 127 - step, 127 + step
+    scale[6], scale[7, 2], scale[8], scale[9], scale[10], scale[11] = 124, 123, 96, 95, 159, 160
+    cache[used[::2], : PAGE * 64] = code.view(-1)
+    # every other page has only rows that 8 bits hold
+    cache[used[::4], PAGE * 64 :] = scale.clamp(124, 127).view(-1)
+    cache[used[2::4], PAGE * 64 :] = scale.view(-1)
 
 
 def _every_code(

@@ -42,10 +42,11 @@ class ScoresTiles:
     bf16: tuple[ScoresTile, ...]
 
 
-MXFP4 = (ScoresTile(256, 1, 1, 4, 4, 1), ScoresTile(0, 8, 2, 4, 1, 4))
+MXFP4 = (ScoresTile(256, 1, 3, 6, 1, 1), ScoresTile(0, 8, 4, 4, 1, 4))
+MXFP4_MMA = (ScoresTile(256, 1, 1, 4, 4, 1), ScoresTile(0, 8, 2, 4, 1, 4))
 BF16 = (ScoresTile(256, 1, 1, 2, 4, 1), ScoresTile(0, 4, 2, 2, 1, 4))
 
 INDEX_SCORES: dict[str, ScoresTiles] = {
     "sm_90a": ScoresTiles("wgmma", 132, MXFP4, BF16),
-    "sm_100a": ScoresTiles("mma", 148, MXFP4, BF16),
+    "sm_100a": ScoresTiles("mma", 148, MXFP4_MMA, BF16),
 }

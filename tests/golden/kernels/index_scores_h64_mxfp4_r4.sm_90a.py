@@ -14,17 +14,19 @@
     block_table  i32 [S, P]: entry s of slot i is entry s % 32 of page block_table[i, s // 32]
     scores       f32 [T, 32 P]
 
-A warpgroup takes 64 entries at a time, two pages that bulk copies bring to shared memory. Keys are the
-first operand of the product, in registers, decoded exactly to bf16; the heads of a token are its columns. So a
-thread holds a fourth of the heads of two entries, and their sum needs two shuffles. Each score is made
-from its own token, weights and key only, in one order.
+A warpgroup takes the entries of two or four pages at a time that bulk copies bring to shared memory. Keys
+are the first operand of the product, in registers, as whole numbers of 8 bits; so is q, in shared memory.
+Products are exact: one scale of a key and one of a head are left for the sum over heads. What does not fit
+8 bits is multiplied as bf16, by warp and by head. The heads of a token are the product's columns: a thread
+holds a fourth of the heads of two entries, and their sum needs shuffles in a quad.
+Each score is made from its own token, weights and key only, in one order.
 """
 
 import cuda.bindings.driver as cuda
 import cutlass
 import cutlass.cute as cute
 import cutlass.utils.hopper_helpers as sm90
-from cutlass import BFloat16, Float32, Int32, Int64, Uint8, Uint32
+from cutlass import BFloat16, Float32, Int32, Int64, Int8, Uint8, Uint32
 from cutlass.cute.nvgpu import OperandMajorMode, cpasync, warpgroup
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 from cutlass.memory import SmemAllocator
@@ -33,6 +35,7 @@ HEADS, DIM = 64, 128
 PAGE, PAGE_BYTES = 32, 2176
 TILE = 64  # entries of a step: two pages
 STEPS = DIM // 16  # of a product
+WIDE = 4  # weights that are loaded at once
 RATIO = 4  # positions per entry
 SCALE = 0.011048543456039806
 SMS = 132
@@ -63,16 +66,6 @@ def load_byte(address: Int32, offset: cutlass.Constexpr) -> Uint32:
 
 
 @cute.jit
-def load_pair(address: Int32, offset: cutlass.Constexpr):
-    """Two floats of shared memory."""
-    return cute.arch.inline_ptx(
-        "ld.shared.v2.f32 { {$w0}, {$w1} }, [{$r0}+%d];" % offset,
-        write_only_types=[Float32] * 2,
-        read_only_args=[address],
-    )
-
-
-@cute.jit
 def store_word(address: Int32, value: Uint32):
     """Four bytes to shared memory."""
     cute.arch.inline_ptx("st.shared.b32 [{$r0}], {$r1};", read_only_args=[address, value])
@@ -83,58 +76,6 @@ def batch_of(count: int) -> int:
     return max(size for size in range(1, 9) if count % size == 0)
 
 
-@cute.jit
-def load_queries(
-    q: cute.Tensor, s_q: cute.Tensor, first: Int32, tid: Int32, tokens: cutlass.Constexpr,
-    threads: cutlass.Constexpr,
-):  # fmt: skip
-    """q of the block's tokens to shared memory, dims in the order in which keys come out of a register.
-
-    Lane j of a quad holds dims 32j..32j+31 of a key: columns 2j, 2j+1, 2j+8, 2j+9 of every step of 16.
-    """
-    units = cutlass.const_expr(tokens * HEADS * 16)
-    count = cutlass.const_expr((units + threads - 1) // threads)
-    batch = cutlass.const_expr(batch_of(count))
-    data = cute.make_rmem_tensor(((4,), batch), Uint32)
-    for outer in cutlass.range(count // batch, unroll=1):
-        for i in cutlass.range_constexpr(batch):
-            at = (outer * batch + i) * threads + tid
-            j, w = at % 4, at // 32 % 4
-            token = first + at // (16 * HEADS)
-            head = at // 128 % (HEADS // 8) * 8 + at // 4 % 8
-            if (at < units) & (token < q.shape[0]):
-                row = cute.recast_tensor(q[Int64(token), head, None], Uint32)
-                unit = 4 * j + w
-                cute.autovec_copy(cute.zipped_divide(row, (4,))[(None, unit)], data[None, i])
-        for i in cutlass.range_constexpr(batch):
-            at = (outer * batch + i) * threads + tid
-            if at < units:
-                put_query(data[None, i], s_q, at)
-
-
-@cute.jit
-def put_query(data: cute.Tensor, s_q: cute.Tensor, at: Int32):
-    """Eight dims of a head to their places."""
-    w, head = at // 32 % 4, at // 128 % (HEADS // 8) * 8 + at // 4 % 8
-    base = s_q.iterator.toint() + at // (16 * HEADS) * (HEADS * 256) + at % 4 * 4
-    a, b, c, d = data[0], data[1], data[2], data[3]
-    # dims i and i + 4 of eight come out of one register
-    a, b, c, d = paired(a, c, 0x5410), paired(a, c, 0x7632), paired(b, d, 0x5410), paired(b, d, 0x7632)
-    store_word(base + query_offset(head, 4 * w), a)
-    store_word(base + query_offset(head, 4 * w + 1), b)
-    store_word(base + query_offset(head, 4 * w + 2), c)
-    store_word(base + query_offset(head, 4 * w + 3), d)
-
-
-@cute.jit
-def paired(a: Uint32, b: Uint32, selector: cutlass.Constexpr) -> Uint32:
-    return Uint32(cute.arch.prmt(Int32(a), Int32(b), Int32(selector)))
-
-
-@cute.jit
-def query_offset(head: Int32, unit: Int32) -> Int32:
-    """Byte offset of 16-byte unit 0..15 of a head: 128-byte swizzled atoms of 64 columns."""
-    return unit // 8 * (HEADS * 128) + head * 128 + ((unit % 8 ^ (head & 7)) << 4)
 
 
 # --- keys -----------------------------------------------------------------------------------------
@@ -244,29 +185,29 @@ def positive(x: Float32) -> Float32:
 
 
 @cute.jit
-def load_weights(weights: cute.Tensor, s_w: cute.Tensor, token: Int32, lane: Int32):
-    """Those of the heads that this thread has products of."""
-    address = s_w.iterator.toint() + token * (HEADS * 4) + lane % 4 * 8
-    for i in cutlass.range_constexpr(HEADS // 8):
-        weights[2 * i], weights[2 * i + 1] = load_pair(address, 32 * i)
+def add_products(acc: cute.Tensor, keys: cute.Tensor, at: cutlass.Constexpr, low: Uint32, high: Uint32):
+    """acc += keys q^T of 16 entries, 8 heads, 16 dims."""
+    acc[0], acc[1], acc[2], acc[3] = cute.arch.inline_ptx(
+        "{ mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 { {$w0}, {$w1}, {$w2}, {$w3} },"
+        " { {$r0}, {$r1}, {$r2}, {$r3} }, { {$r4}, {$r5} }, { {$r6}, {$r7}, {$r8}, {$r9} }; }",
+        write_only_types=[Float32] * 4,
+        read_only_args=[*(keys[at + i] for i in range(4)), low, high, *(acc[i] for i in range(4))],
+    )
+
+
+def weights_layout(tokens: int) -> cute.Layout:
+    """Four lanes read the weights of their heads from four banks of their own."""
+    wide = HEADS // 4 + 4
+    return cute.make_layout((HEADS // 4, 4, tokens), stride=(1, wide, 4 * wide))
 
 
 @cute.jit
-def weighted(acc: cute.Tensor, weights: cute.Tensor, factor: Float32):
-    """The scores of two entries, in every lane of their quad; products [64, HEADS] as mma leaves them."""
-    sums = cute.make_rmem_tensor((4,), Float32)
-    sums.fill(0.0)
-    for i in cutlass.range_constexpr(HEADS // 8):
-        w0, w1 = weights[2 * i], weights[2 * i + 1]
-        sums[0] = sums[0] + w0 * positive(acc[4 * i])
-        sums[1] = sums[1] + w1 * positive(acc[4 * i + 1])
-        sums[2] = sums[2] + w0 * positive(acc[4 * i + 2])
-        sums[3] = sums[3] + w1 * positive(acc[4 * i + 3])
-    one, two = sums[0] + sums[1], sums[2] + sums[3]
-    for i in cutlass.range_constexpr(2):
-        one = one + cute.arch.shuffle_sync_bfly(one, offset=1 << i)
-        two = two + cute.arch.shuffle_sync_bfly(two, offset=1 << i)
-    return one * factor, two * factor
+def load_weights(weights: cute.Tensor, s_w: cute.Tensor, token: Int32, lane: Int32):
+    """Those of the heads that this thread has products of."""
+    source = cute.zipped_divide(s_w[None, lane % 4, token], (WIDE,))
+    target = cute.zipped_divide(weights, (WIDE,))
+    for i in cutlass.range_constexpr(HEADS // (4 * WIDE)):
+        cute.autovec_copy(source[(None, i)], target[(None, i)])
 
 
 @cute.jit
@@ -288,7 +229,7 @@ def start_product(
 ):
     """acc = keys q^T for a token of the block; done when `wait` says so."""
     warpgroup.fence()
-    for k in cutlass.range_constexpr(STEPS):
+    for k in cutlass.range_constexpr(DIM // 32):
         step = mmas[0 if cutlass.const_expr(k == 0) else 1]
         cute.gemm(step, acc, operand[None, None, k], columns[None, None, k, token], acc)
     warpgroup.commit_group()
@@ -302,19 +243,273 @@ def wait(pending: cutlass.Constexpr):
 
 @cute.jit
 def put_scores(
-    acc: cute.Tensor,
-    weights: cute.Tensor,
-    factor: Float32,
-    out: cute.Tensor,
-    entry: Int32,
-    seen: Int32,
-    lane: Int32,
-):
+    acc: cute.Tensor, heads: cute.Tensor, out: cute.Tensor, entry: Int32, seen: Int32, t: Int32,
+    peaks: Uint32,
+):  # fmt: skip
     """Scores of `entry` and of the one 8 further."""
-    one, two = weighted(acc, weights, factor)
-    if lane % 4 == 0:
-        store_score(out, entry, seen, one)
-        store_score(out, entry + 8, seen, two)
+    score = weighted_whole(acc, heads, peaks, t % 32)
+    if t % 4 < 2:
+        store_score(out, entry + t % 2 * 8, seen, score)
+
+
+# --- whole numbers --------------------------------------------------------------------------------
+#
+# E2M1 times 2^(b - 127) for each 32 of a row: with the row's largest b taken out and no other more
+# than 3 below, twice the codes times 8 or less are whole numbers of 8 bits. Products are exact then.
+# A head of q that is no such row, or keys of a warp among which one is none, are multiplied as bf16.
+
+
+@cute.jit
+def sixteen_bit_max(a: Uint32, b: Uint32) -> Uint32:
+    """Of two pairs."""
+    return cute.arch.inline_ptx(
+        "max.u16x2 {$w0}, {$r0}, {$r1};", write_only_types=[Uint32], read_only_args=[a, b]
+    )
+
+
+@cute.jit
+def float_of(bits: Uint32) -> Float32:
+    return cute.arch.inline_ptx(
+        "mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[bits]
+    )
+
+
+@cute.jit
+def bits_of(x: Float32) -> Uint32:
+    return cute.arch.inline_ptx(
+        "mov.b32 {$w0}, {$r0};", write_only_types=[Uint32], read_only_args=[x]
+    )
+
+
+@cute.jit
+def paired(a: Uint32, b: Uint32, selector: cutlass.Constexpr) -> Uint32:
+    """Four of the eight bytes of a and b."""
+    return Uint32(cute.arch.prmt(Int32(a), Int32(b), Int32(selector)))
+
+
+# --- whole numbers: queries -----------------------------------------------------------------------
+
+
+@cute.jit
+def load_queries(
+    q: cute.Tensor, weights: cute.Tensor, s_q: cute.Tensor, s_w: cute.Tensor, s_odd: cute.Tensor,
+    first: Int32, tid: Int32, tokens: cutlass.Constexpr, threads: cutlass.Constexpr,
+):  # fmt: skip
+    """q and weights of the block's tokens to shared memory; 16 threads take a head.
+
+    Lane j of a quad holds dims 32j..32j+31 of a key: columns 4j..4j+3 and 16+4j..19+4j of every step of 32.
+    """
+    units = cutlass.const_expr(tokens * HEADS * 16)
+    count = cutlass.const_expr((units + threads - 1) // threads)
+    batch = cutlass.const_expr(batch_of(count))
+    data = cute.make_rmem_tensor(((4,), batch), Uint32)
+    for outer in cutlass.range(count // batch, unroll=1):
+        for i in cutlass.range_constexpr(batch):
+            at = (outer * batch + i) * threads + tid
+            token, head = first + at // (16 * HEADS), at // 16 % HEADS
+            data[None, i].fill(0)
+            if (at < units) & (token < q.shape[0]):
+                row = cute.recast_tensor(q[Int64(token), head, None], Uint32)
+                cute.autovec_copy(cute.zipped_divide(row, (4,))[(None, at % 16)], data[None, i])
+        for i in cutlass.range_constexpr(batch):
+            at = (outer * batch + i) * threads + tid
+            if at < units:  # so for all of a warp
+                put_query(q, weights, data[None, i], s_q, s_w, s_odd, first, at)
+
+
+@cute.jit
+def put_query(
+    q: cute.Tensor, weights: cute.Tensor, data: cute.Tensor, s_q: cute.Tensor, s_w: cute.Tensor,
+    s_odd: cute.Tensor, first: Int32, at: Int32,
+):  # fmt: skip
+    """Eight dims of a head to their places, and its weight times what a whole number stands for.
+
+    Sums are made of S * 2^-149: 2^100 of that are given back here, the rest with the key's scale.
+    """
+    token, head, unit = at // (16 * HEADS), at // 16 % HEADS, at % 16
+    peak = data[0] & Uint32(0x7FFF7FFF)
+    for i in cutlass.range_constexpr(1, 4):
+        peak = sixteen_bit_max(peak, data[i] & Uint32(0x7FFF7FFF))
+    for i in cutlass.range_constexpr(4):
+        peak = sixteen_bit_max(peak, cute.arch.shuffle_sync_bfly(peak, offset=1 << i))
+    peak = cutlass.max(peak & Uint32(0xFFFF), peak >> Uint32(16))
+    exponent = peak >> Uint32(7)
+    if peak == Uint32(0):
+        exponent = Uint32(127)
+    odd = exponent - Uint32(95) > Uint32(64)
+    inverse = float_of((Uint32(260) - exponent) << Uint32(23))
+    places = cute.make_rmem_tensor((8,), Uint32)
+    for i in cutlass.range_constexpr(8):
+        word = data[i // 2]
+        x = float_of(word << Uint32(16) if cutlass.const_expr(i % 2 == 0) else word & Uint32(0xFFFF0000))
+        scaled = x * inverse
+        place = scaled + Float32(12582912.0)
+        odd = odd | (place - Float32(12582912.0) != scaled)
+        places[i] = bits_of(place)
+    weight = Float32(0.0)
+    if (unit == 0) & (first + token < q.shape[0]):
+        weight = weights[Int64(first + token), head]
+        size = bits_of(weight) >> Uint32(23) & Uint32(255)
+        plain = (weight == Float32(0.0)) | (size == Uint32(255))
+        odd = odd | ((not plain) & (size + exponent - Uint32(178) > Uint32(101)))
+    odd = cute.arch.vote_ballot_sync(odd) >> (cute.arch.lane_idx() & 16) & 0xFFFF != 0
+    if unit == 0:
+        if odd:
+            cute.arch.inline_ptx(
+                "red.shared.or.b32 [{$r0}], {$r1};",
+                read_only_args=[
+                    s_odd.iterator.toint() + token * 8 + head // 32 * 4, Int32(1) << head % 32
+                ],
+            )  # fmt: skip
+        weight = weight * float_of((exponent + Uint32(94)) << Uint32(23))
+        s_w[head // 8 * 2 + head % 2, head % 8 // 2, token] = Float32(0.0) if odd else weight
+    base = s_q.iterator.toint() + token * (HEADS * 128) + head * 128 + unit // 4 * 4
+    for half in cutlass.range_constexpr(2):
+        low = paired(places[4 * half], places[4 * half + 1], 0x0040)
+        high = paired(places[4 * half + 2], places[4 * half + 3], 0x0040)
+        column = (2 * (unit % 4) + half) ^ (head & 7)
+        store_word(base + column * 16, paired(low, high, 0x5410))
+
+
+# --- whole numbers: keys --------------------------------------------------------------------------
+
+
+@cute.jit
+def signed(low: Uint32, high: Uint32, codes: Uint32, turned: Uint32) -> Uint32:
+    """Four codes as signed bytes. A lookup finds 0 for a code with its sign bit set."""
+    found = paired_by(low, high, codes) - paired_by(low, high, turned) + Uint32(0x80808080)
+    return found ^ Uint32(0x80808080)
+
+
+@cute.jit
+def paired_by(a: Uint32, b: Uint32, selector: Uint32) -> Uint32:
+    return Uint32(cute.arch.prmt(Int32(a), Int32(b), Int32(selector)))
+
+
+@cute.jit
+def read_whole(ring: cute.Tensor, t: Int32, keys: cute.Tensor):
+    """This thread's part of two entries as bytes; their largest scales, a pair; if all of the warp's are right."""
+    lane = t % 32
+    source = ring.iterator.toint() + t // 64 * PAGE_BYTES
+    entry = t // 32 % 2 * 16 + lane // 4  # in its page; the other one is 8 further
+    raw = cute.make_rmem_tensor((8,), Uint32)
+    load16(raw, 0, source + entry * 64 + lane % 4 * 16, 0)
+    load16(raw, 1, source + entry * 64 + lane % 4 * 16, 512)
+    scale0 = load_byte(source + entry * 4 + lane % 4, PAGE * 64)
+    scale1 = load_byte(source + entry * 4 + lane % 4, PAGE * 64 + 32)
+    own = scale0 | (scale1 << Uint32(16))
+    peaks = sixteen_bit_max(own, cute.arch.shuffle_sync_bfly(own, offset=1))
+    peaks = sixteen_bit_max(peaks, cute.arch.shuffle_sync_bfly(peaks, offset=2))
+    below = peaks - own
+    # largest scales 2^-31 to 2^32
+    far = ((peaks - Uint32(0x00600060)) & Uint32(0xFFC0FFC0)) | (below & Uint32(0xFFFCFFFC))
+    right = cute.arch.vote_all_sync(far == Uint32(0))
+    for row in cutlass.range_constexpr(2):
+        shift = below >> Uint32(16) if cutlass.const_expr(row) else below & Uint32(0xFFFF)
+        low, high = Uint32(0x18100800) >> shift, Uint32(0x60403020) >> shift
+        for w in cutlass.range_constexpr(4):
+            codes = raw[4 * row + w]
+            turned = codes ^ Uint32(0x88888888)
+            keys[4 * w + row] = signed(low, high, codes, turned)
+            keys[4 * w + 2 + row] = signed(low, high, codes >> Uint32(16), turned >> Uint32(16))
+    return peaks, right
+
+
+# --- whole numbers: scores ------------------------------------------------------------------------
+
+
+@cute.jit
+def positive_part(x: Float32) -> Float32:
+    """max(S, 0) * 2^-149 from the bits of a whole number S: below zero they are those of a NaN, which
+    saturation makes 0, above they are a subnormal number."""
+    return cute.arch.inline_ptx(
+        "add.rn.sat.f32 {$w0}, {$r0}, 0f00000000;", write_only_types=[Float32], read_only_args=[x]
+    )
+
+
+@cute.jit
+def head_sums(acc: cute.Tensor, weights: cute.Tensor):
+    """This thread's part of the scores of two entries."""
+    products = cute.recast_tensor(acc, Float32)
+    sums = cute.make_rmem_tensor((4,), Float32)
+    sums.fill(0.0)
+    for i in cutlass.range_constexpr(HEADS // 8):
+        for c in cutlass.range_constexpr(4):
+            sums[c] = sums[c] + weights[2 * i + c % 2] * positive_part(products[4 * i + c])
+    return sums[0] + sums[1], sums[2] + sums[3]
+
+
+@cute.jit
+def score_unit(peak: Uint32) -> Float32:
+    """What a sum is multiplied by: the scale of scores, the key's largest, and 2^49."""
+    return Float32(SCALE) * float_of((peak + Uint32(45)) << Uint32(23))
+
+
+@cute.jit
+def weighted_whole(acc: cute.Tensor, weights: cute.Tensor, peaks: Uint32, lane: Int32) -> Float32:
+    """The score of an entry: of the first of two in even lanes, of the second in odd ones."""
+    one, two = head_sums(acc, weights)
+    away, found, peak = two, one, peaks & Uint32(0xFFFF)
+    if lane % 2 == 1:
+        away, found, peak = one, two, peaks >> Uint32(16)
+    found = found + cute.arch.shuffle_sync_bfly(away, offset=1)
+    found = found + cute.arch.shuffle_sync_bfly(found, offset=2)
+    return found * score_unit(peak)
+
+
+@cute.jit
+def odd_scores(
+    q: cute.Tensor, weights: cute.Tensor, ring: cute.Tensor, odd0: Uint32, odd1: Uint32, t: Int32
+) -> Float32:
+    """What the marked heads add to the scores of a warp's entries, from products in bf16; as
+    `weighted_whole`."""
+    lane = t % 32
+    keys = cute.make_rmem_tensor((4 * STEPS,), Uint32)
+    factor = read_keys(ring, t, keys)
+    one, two = Float32(0.0), Float32(0.0)
+    for n in cutlass.range(HEADS // 8, unroll=1):
+        marked = (odd0 if n < 4 else odd1) >> Uint32(n % 4 * 8) & Uint32(255)
+        if marked != Uint32(0):
+            acc = cute.make_rmem_tensor((4,), Float32)
+            acc.fill(0.0)
+            row = cute.recast_tensor(q[n * 8 + lane // 4, None], Uint32)
+            data = cute.make_rmem_tensor(((4,), 4), Uint32)
+            for w in cutlass.range_constexpr(4):
+                unit = cute.zipped_divide(row, (4,))[(None, lane % 4 * 4 + w)]
+                cute.autovec_copy(unit, data[None, w])
+            for w in cutlass.range_constexpr(4):
+                # dims i and i + 4 of eight come out of one register of codes
+                a, b, c, d = data[0, w], data[1, w], data[2, w], data[3, w]
+                add_products(acc, keys, 8 * w, paired(a, c, 0x5410), paired(a, c, 0x7632))
+                add_products(acc, keys, 8 * w + 4, paired(b, d, 0x5410), paired(b, d, 0x7632))
+            for i in cutlass.range_constexpr(2):
+                weight = Float32(0.0)
+                if marked >> Uint32(2 * (lane % 4) + i) & Uint32(1) != Uint32(0):
+                    weight = weights[n * 8 + 2 * (lane % 4) + i]
+                one = one + weight * positive(acc[i])
+                two = two + weight * positive(acc[2 + i])
+    for i in cutlass.range_constexpr(2):
+        one = one + cute.arch.shuffle_sync_bfly(one, offset=1 << i)
+        two = two + cute.arch.shuffle_sync_bfly(two, offset=1 << i)
+    return (two if lane % 2 == 1 else one) * factor
+
+
+@cute.jit
+def add_odd(
+    out: cute.Tensor, q: cute.Tensor, weights: cute.Tensor, ring: cute.Tensor, odd: cute.Tensor,
+    right, entry: Int32, seen: Int32, t: Int32,
+):  # fmt: skip
+    """Add the marked heads of a token to what `put_scores` wrote; make it anew if not `right`."""
+    odd0, odd1 = odd[0], odd[1]
+    if not right:
+        odd0, odd1 = Uint32(0xFFFFFFFF), Uint32(0xFFFFFFFF)
+    if odd0 | odd1 != Uint32(0):
+        score = odd_scores(q, weights, ring, odd0, odd1, t)
+        entry = entry + t % 2 * 8
+        if (t % 4 < 2) & (entry < out.shape[0]):
+            if right:
+                score = score + out[entry]
+            store_score(out, entry, seen, score)
 
 
 # --- kernel and entry -----------------------------------------------------------------------------
@@ -322,18 +517,200 @@ def put_scores(
 
 @cute.jit
 def fill_tiles(
-    scores: cute.Tensor, first: Int32, last: Int32, start: Int32, step: Int32, begin: Int32, t: Int32
-):
+    scores: cute.Tensor, first: Int32, last: Int32, start: Int32, step: Int32, begin: Int32, t: Int32,
+    size: cutlass.Constexpr,
+):  # fmt: skip
     """-inf to this warpgroup's tiles from its number `begin` on, for tokens first..last-1."""
     nothing = cute.make_rmem_tensor((4,), Float32)
     nothing.fill(NEG)
-    tile = start + (begin + t // 16) * step
-    column = tile * TILE + t % 16 * 4
+    lanes = cutlass.const_expr(size // 4)
+    column = (start + (begin + t // lanes) * step) * size + t % lanes * 4
     while column < scores.shape[1]:
         for token in cutlass.range(first, last, unroll=1):
             row = cute.zipped_divide(scores[Int64(token), None], (4,))
             cute.autovec_copy(nothing, row[(None, column // 4)])
-        column = column + 8 * step * TILE
+        column = column + 128 // lanes * step * size
+
+
+# --- one token ------------------------------------------------------------------------------------
+
+# Three warpgroups score and one brings keys: 512 threads of 128 registers to start with.
+SCORERS_REGISTERS, BRINGERS_REGISTERS = 152, 56
+
+
+@cute.jit
+def bring_pages(
+    cache: cute.Tensor, table: cute.Tensor, ring: cute.Tensor, full: cute.Pointer, empty: cute.Pointer,
+    first: Int32, step: Int32, seen: Int32, groups: cutlass.Constexpr, stages: cutlass.Constexpr,
+):  # fmt: skip
+    """A warp brings the keys of all warpgroups; a lane has a page of every other step of one of them."""
+    lane = cute.arch.lane_idx()
+    group, part, turn = lane % (4 * groups) // 4, lane % 4, lane // (4 * groups)
+    turns = cutlass.const_expr(32 // (4 * groups))
+    start = first + group
+    mine, most = steps_of(start, step, seen), steps_of(first, step, seen)
+    bulk = cute.make_copy_atom(cpasync.CopyBulkG2SOp(), Uint32)
+    words = cute.make_layout(PAGE_BYTES // 4)
+    page = Int32(0)
+    if turn < mine:
+        page = table[page_column(start + turn * step, part, seen)]
+    for i in cutlass.range(most, unroll=1):
+        if (turn == i % turns) & (i < mine):
+            stage = i % stages
+            bar = group * stages + stage
+            if i >= stages:
+                cute.arch.mbarrier_wait(empty + bar, i // stages + 1 & 1)
+            if part == 0:
+                cute.arch.mbarrier_arrive_and_expect_tx(full + bar, 4 * PAGE_BYTES)
+            source = cute.recast_tensor(cache[Int64(page), None], Uint32)
+            at = ring[None, 0, stage, group].iterator + part * (PAGE_BYTES // 4)
+            target = cute.make_tensor(at, words)
+            cute.copy(bulk, cute.make_tensor(source.iterator, words), target, mbar_ptr=full + bar)
+            if i + turns < mine:
+                page = table[page_column(start + (i + turns) * step, part, seen)]
+
+
+@cute.jit
+def seen_by(slot: cute.Tensor, pos: cute.Tensor, token: Int32, most: Int32):
+    """The slot of a token and how many entries it sees; both are loaded at once."""
+    where, last = slot[token], pos[token]
+    seen = cutlass.min((last + 1) // RATIO, most)
+    if where < 0:
+        seen = Int32(0)
+    return where, seen
+
+
+@cute.jit
+def steps_of(start: Int32, step: Int32, seen: Int32) -> Int32:
+    """How many of the steps start, start + step, ... have something visible."""
+    return cutlass.max(((seen + 2 * TILE - 1) // (2 * TILE) - start + step - 1) // step, 0)
+
+
+@cute.jit
+def page_column(at: Int32, part: Int32, seen: Int32) -> Int32:
+    """Of a fourth of a step; the first fourth's if nobody sees this one."""
+    column = 4 * at + part
+    if column * PAGE >= seen:
+        column = 4 * at
+    return column
+
+
+@cute.jit
+def put_pair(
+    accs: list, heads: cute.Tensor, out: cute.Tensor, entry: Int32, seen: Int32, lane: Int32,
+    peaks: list,
+):  # fmt: skip
+    """Scores of `entry` and of those 8, 64 and 72 further, one in each lane of a quad."""
+    founds = []
+    for i in cutlass.range_constexpr(2):
+        wait(1 - i)
+        one, two = head_sums(accs[i], heads)
+        away, found = two, one
+        if lane % 2 == 1:
+            away, found = one, two
+        founds.append(found + cute.arch.shuffle_sync_bfly(away, offset=1))
+    away, found, peak = founds[1], founds[0], peaks[0]
+    if lane % 4 >= 2:
+        away, found, peak = founds[0], founds[1], peaks[1]
+    found = found + cute.arch.shuffle_sync_bfly(away, offset=2)
+    peak = peak >> Uint32(16 * (lane % 2)) & Uint32(0xFFFF)
+    store_score(out, entry + lane % 2 * 8 + lane % 4 // 2 * TILE, seen, found * score_unit(peak))
+
+
+@cute.kernel
+def decode_kernel(
+    q: cute.Tensor,
+    weights: cute.Tensor,
+    cache: cute.Tensor,
+    pos: cute.Tensor,
+    slot: cute.Tensor,
+    table: cute.Tensor,
+    scores: cute.Tensor,
+    mma: cute.TiledMma,
+    more: cute.TiledMma,
+    l_q: cute.ComposedLayout,
+    groups: cutlass.Constexpr,
+    stages: cutlass.Constexpr,
+):
+    """A block has one token: a warp brings keys, the others score them."""
+    tid, _, _ = cute.arch.thread_idx()
+    token, chunk, _ = cute.arch.block_idx()
+    group = cute.arch.make_warp_uniform(tid // 128)
+    smem = SmemAllocator()
+    s_q = smem.allocate_tensor(Int8, l_q.outer, byte_alignment=1024, swizzle=l_q.inner)
+    ring = smem.allocate_tensor(
+        Uint32, cute.make_layout((PAGE_BYTES // 2, 2, stages, groups)), byte_alignment=128
+    )
+    s_w = smem.allocate_tensor(Float32, weights_layout(1), byte_alignment=16)
+    full = smem.allocate_array(Int64, stages * groups)
+    empty = smem.allocate_array(Int64, stages * groups)
+    s_odd = smem.allocate_tensor(Uint32, cute.make_layout((2, 1)), byte_alignment=16)
+    if tid < stages * groups:
+        cute.arch.mbarrier_init(full + tid, 1)
+        cute.arch.mbarrier_init(empty + tid, 4)
+    cute.arch.mbarrier_init_fence()
+    if tid < 2:
+        s_odd[tid, 0] = Uint32(0)
+    cute.arch.griddepcontrol_wait()
+    cute.arch.sync_threads()
+    if group == groups:
+        cute.arch.setmaxregister_decrease(BRINGERS_REGISTERS)
+        if tid < 128 * groups + 32:
+            first, step = chunk * groups, cute.arch.grid_dim()[1] * groups
+            where, seen = seen_by(slot, pos, token, scores.shape[1])
+            pages = table[Int64(cutlass.max(where, 0)), None]
+            bring_pages(cache, pages, ring, full, empty, first, step, seen, groups, stages)
+    else:
+        cute.arch.setmaxregister_increase(SCORERS_REGISTERS)
+        _, seen = seen_by(slot, pos, token, scores.shape[1])
+        out = scores[Int64(token), None]
+        t, lane = tid % 128, tid % 32
+        load_queries(q, weights, s_q, s_w, s_odd, token, tid, 1, 128 * groups)
+        cute.arch.fence_proxy("async.shared", space="cta")
+        cute.arch.barrier(barrier_id=1, number_of_threads=128 * groups)
+        # the first step of a product starts from zero, the others add
+        mma.set(warpgroup.Field.ACCUMULATE, False)
+        more.set(warpgroup.Field.ACCUMULATE, True)
+        mmas = (mma, more)
+        thr = mma.get_slice(t)
+        columns = mma.make_fragment_B(thr.partition_B(s_q))
+        a_shape = thr.partition_A(cute.make_identity_tensor((TILE, DIM))).shape
+        c_shape = thr.partition_C(cute.make_identity_tensor((TILE, HEADS))).shape
+        operands = [mma.make_fragment_A(a_shape) for _ in range(2)]
+        keys = [cute.recast_tensor(operand, Uint32) for operand in operands]
+        accs = [cute.make_rmem_tensor(c_shape, Int32) for _ in range(2)]
+        heads = cute.make_rmem_tensor((HEADS // 4,), Float32)
+        marked = s_odd[0, 0] | s_odd[1, 0] != Uint32(0)
+        start, step = chunk * groups + group, cute.arch.grid_dim()[1] * groups
+        mine = steps_of(start, step, seen)
+        fill_tiles(scores, token, token + 1, start, step, mine, t, 2 * TILE)
+        entry = start * (2 * TILE) + t // 32 * 16 + lane // 4
+        bar, phase = group * stages, Int32(0)
+        for i in cutlass.range(mine, unroll=1):
+            stage = bar - group * stages
+            cute.arch.mbarrier_wait(full + bar, phase)
+            first_peaks, right = read_whole(ring[None, 0, stage, group], t, keys[0])
+            other_peaks, also = read_whole(ring[None, 1, stage, group], t, keys[1])
+            start_product(mmas, accs[0], operands[0], columns, Int32(0), lane)
+            start_product(mmas, accs[1], operands[1], columns, Int32(0), lane)
+            load_weights(heads, s_w, Int32(0), lane)
+            put_pair(accs, heads, out, entry, seen, lane, [first_peaks, other_peaks])
+            right = right & also
+            if marked | (not right):
+                cute.arch.sync_warp()
+                for part in cutlass.range(2, unroll=1):
+                    add_odd(
+                        out, q[Int64(token), None, None], weights[Int64(token), None],
+                        ring[None, part, stage, group], s_odd[None, 0], right,
+                        entry + part * TILE, seen, t
+                    )  # fmt: skip
+            if lane == 0:
+                cute.arch.mbarrier_arrive(empty + bar)
+            entry = entry + step * (2 * TILE)
+            bar = bar + 1
+            if bar == (group + 1) * stages:
+                bar, phase = group * stages, phase ^ 1
+    cute.arch.griddepcontrol_launch_dependents()
 
 
 @cute.kernel
@@ -361,14 +738,16 @@ def kernel(
     threads = cutlass.const_expr(128 * warpgroups)
     first = (blocks - 1 - block) * tokens  # the last tokens of a prompt see most: they go first
     smem = SmemAllocator()
-    s_q = smem.allocate_tensor(BFloat16, l_q.outer, byte_alignment=1024, swizzle=l_q.inner)
+    s_q = smem.allocate_tensor(Int8, l_q.outer, byte_alignment=1024, swizzle=l_q.inner)
     ring = smem.allocate_tensor(
         Uint32, cute.make_layout((PAGE_BYTES // 2, stages, warpgroups)), byte_alignment=128
     )
-    s_w = smem.allocate_tensor(Float32, cute.make_layout((HEADS, tokens)), byte_alignment=16)
+    s_w = smem.allocate_tensor(Float32, weights_layout(tokens), byte_alignment=16)
     bars = smem.allocate_array(Int64, stages * warpgroups)
     s_slot = smem.allocate_tensor(Int32, cute.make_layout(tokens + 1), byte_alignment=16)
     s_seen = smem.allocate_tensor(Int32, cute.make_layout(tokens), byte_alignment=16)
+    # a bit for each head that is multiplied as bf16
+    s_odd = smem.allocate_tensor(Uint32, cute.make_layout((2, tokens)), byte_alignment=16)
     own_bars = bars + group * stages
     if tid < stages * warpgroups:
         cute.arch.mbarrier_init(bars + tid, 1)
@@ -384,6 +763,8 @@ def kernel(
         s_slot[tid] = where
         if tid < tokens:
             s_seen[tid] = seen
+            s_odd[0, tid] = Uint32(0)
+            s_odd[1, tid] = Uint32(0)
     cute.arch.sync_threads()
 
     # the first step of a product starts from zero, the others add
@@ -394,10 +775,10 @@ def kernel(
     columns = mma.make_fragment_B(thr.partition_B(s_q))
     c_shape = thr.partition_C(cute.make_identity_tensor((TILE, HEADS))).shape
     a_shape = thr.partition_A(cute.make_identity_tensor((TILE, DIM))).shape
-    operand = cute.make_rmem_tensor(a_shape, BFloat16)
+    operand = mma.make_fragment_A(a_shape)
     keys = cute.recast_tensor(operand, Uint32)
     # several tokens: the scores of one are made while the product of the next one runs
-    accs = [cute.make_rmem_tensor(c_shape, Float32) for _ in range(1 if tokens == 1 else 2)]
+    accs = [cute.make_rmem_tensor(c_shape, Int32) for _ in range(1 if tokens == 1 else 2)]
     heads = cute.make_rmem_tensor((HEADS // 4,), Float32)
     own_ring = ring[None, None, group]
     # tiles are dealt out in turn: any length is shared by all blocks of its tokens
@@ -406,6 +787,7 @@ def kernel(
     used = Int32(0)
     count = cutlass.min(Int32(tokens), q.shape[0] - first)
     begin = Int32(0)
+    marked = cutlass.Boolean(False)
     while begin < count:
         # a run of tokens of one slot
         where, seen, end = s_slot[begin], s_seen[begin], begin + 1
@@ -423,24 +805,25 @@ def kernel(
             if stages + t // 32 < mine:
                 one, two = pages_of(table, where, start + (stages + t // 32) * step, seen)
         if begin == 0:
-            load_queries(q, s_q, first, tid, tokens, threads)
-            for i in cutlass.range(tid, tokens * HEADS, threads, unroll=1):
-                if first + i // HEADS < q.shape[0]:
-                    s_w[i % HEADS, i // HEADS] = weights[Int64(first + i // HEADS), i % HEADS]
+            load_queries(q, weights, s_q, s_w, s_odd, first, tid, tokens, threads)
             cute.arch.fence_proxy("async.shared", space="cta")
             cute.arch.sync_threads()
             if cutlass.const_expr(tokens == 1):
                 load_weights(heads, s_w, Int32(0), lane)
-        fill_tiles(scores, first + begin, first + end, start, step, mine, t)
+            marks = s_odd[0, 0] | s_odd[1, 0]
+            for j in cutlass.range(1, tokens, unroll=1):
+                marks = marks | s_odd[0, j] | s_odd[1, j]
+            marked = marks != Uint32(0)
+        fill_tiles(scores, first + begin, first + end, start, step, mine, t, TILE)
         for i in cutlass.range(mine, unroll=1):
             stage, phase = (used + i) % stages, (used + i) // stages & 1
             cute.arch.mbarrier_wait(own_bars + stage, phase)
-            factor = read_keys(own_ring[None, stage], t, keys)
+            peaks, right = read_whole(own_ring[None, stage], t, keys)
             entry = (start + i * step) * TILE + own
             if cutlass.const_expr(tokens == 1):
                 start_product(mmas, accs[0], operand, columns, Int32(0), lane)
                 wait(0)
-                put_scores(accs[0], heads, factor, scores[Int64(first), None], entry, seen, lane)
+                put_scores(accs[0], heads, scores[Int64(first + 0), None], entry, seen, t, peaks)
             elif end - begin == tokens:
                 start_product(mmas, accs[0], operand, columns, Int32(0), lane)
                 for j in cutlass.range_constexpr(tokens):
@@ -448,15 +831,20 @@ def kernel(
                     if cutlass.const_expr(j + 1 < tokens):
                         start_product(mmas, accs[(j + 1) % 2], operand, columns, Int32(j + 1), lane)
                     wait(1 if cutlass.const_expr(j + 1 < tokens) else 0)
-                    out = scores[Int64(first + j), None]
-                    put_scores(accs[j % 2], heads, factor, out, entry, s_seen[j], lane)
+                    put_scores(accs[j % 2], heads, scores[Int64(first + j), None], entry, s_seen[j], t, peaks)
             else:
                 for j in cutlass.range(begin, end, unroll=1):
                     start_product(mmas, accs[0], operand, columns, j, lane)
                     load_weights(heads, s_w, j, lane)
                     wait(0)
-                    out = scores[Int64(first + j), None]
-                    put_scores(accs[0], heads, factor, out, entry, s_seen[j], lane)
+                    put_scores(accs[0], heads, scores[Int64(first + j), None], entry, s_seen[j], t, peaks)
+            if marked | (not right):
+                for j in cutlass.range(begin, end, unroll=1):
+                    add_odd(
+                        scores[Int64(first + j), None], q[Int64(first + j), None, None],
+                        weights[Int64(first + j), None], own_ring[None, stage], s_odd[None, j],
+                        right, entry, s_seen[j], t
+                    )  # fmt: skip
             # the products have taken the keys: the stage is free
             cute.arch.barrier(barrier_id=1 + group, number_of_threads=128)
             if t == i % 4 * 32:
@@ -483,28 +871,28 @@ def entry(
     k_major, shape = OperandMajorMode.K, (TILE, HEADS)
     mma, more = (
         sm90.make_trivial_tiled_mma(
-            BFloat16, BFloat16, k_major, k_major, Float32, (1, 1, 1), shape,
+            Int8, Int8, k_major, k_major, Int32, (1, 1, 1), shape,
             a_source=warpgroup.OperandSource.RMEM,
         )
         for _ in range(2)
     )  # fmt: skip
-    atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, BFloat16)
+    atom = warpgroup.make_smem_layout_atom(warpgroup.SmemLayoutAtomKind.K_SW128, Int8)
     rows = q.shape[0]
     columns = cute.ceil_div(scores.shape[1], TILE)
     if 0 < rows <= 256:
         l_q = cute.tile_to_shape(atom, (HEADS, DIM, 1), (0, 1, 2))
         groups = cute.ceil_div(rows, 1)
-        fits = SMS * 4
+        fits = SMS * 1
         shares = fits // groups if groups <= SMS else fits * 1 // groups
-        shares = cutlass.max(cutlass.min(shares, cute.ceil_div(columns, 1)), 1)
-        kernel(
-            q, weights, cache, pos, slot, block_table, scores, mma, more, l_q, 1, 1, 4
+        shares = cutlass.max(cutlass.min(shares, cute.ceil_div(columns, 3)), 1)
+        decode_kernel(
+            q, weights, cache, pos, slot, block_table, scores, mma, more, l_q, 3, 6
         ).launch(
             grid=[groups, shares, 1],
-            block=[128, 1, 1],
+            block=[512, 1, 1],
             stream=stream,
             use_pdl=True,
-            min_blocks_per_mp=4,
+            min_blocks_per_mp=1,
             preferred_smem_carveout=100,
         )  # fmt: skip
     if 256 < rows:
@@ -512,12 +900,12 @@ def entry(
         groups = cute.ceil_div(rows, 8)
         fits = SMS * 1
         shares = fits // groups if groups <= SMS else fits * 4 // groups
-        shares = cutlass.max(cutlass.min(shares, cute.ceil_div(columns, 2)), 1)
+        shares = cutlass.max(cutlass.min(shares, cute.ceil_div(columns, 4)), 1)
         kernel(
-            q, weights, cache, pos, slot, block_table, scores, mma, more, l_q, 8, 2, 4
+            q, weights, cache, pos, slot, block_table, scores, mma, more, l_q, 8, 4, 4
         ).launch(
             grid=[groups, shares, 1],
-            block=[256, 1, 1],
+            block=[512, 1, 1],
             stream=stream,
             use_pdl=True,
             min_blocks_per_mp=1,

@@ -14,6 +14,7 @@ import torch
 import dsv4c
 from dsv4c.errors import DsvError
 from dsv4c.plan.plan import Plan
+from dsv4c.runtime.sampling import Sampling
 from dsv4c.runtime.session import Session
 
 
@@ -218,3 +219,23 @@ def test_compile_refuses_unknown_options(
     assert caught.value.expected == expected
     assert caught.value.found == repr(value)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_slot_that_is_opened_anew_draws_in_its_new_way(
+    plan: Plan, tokens: Callable[[int, int], list[int]]
+) -> None:
+    """Though the sequences of a step are those of the step before."""
+    ways = Sampling(temperature=2.0, seed=5), Sampling(), Sampling(temperature=2.0, seed=6)
+    kept, drawn = plan.session(max_sequences=1, max_tokens=64), list[list[int]]()
+    for way in ways:
+        for session in (kept, plan.session(max_sequences=1, max_tokens=64)):
+            slot = session.open(way)
+            token, made = session.start(slot, tokens(9, 0)), list[int]()
+            for _ in range(12):
+                [token] = session.advance([slot], [token])
+                made.append(token)
+            drawn.append(made)
+            session.close(slot)
+    assert drawn[0::2] == drawn[1::2]
+    assert drawn[0] != drawn[2]
+    assert drawn[0] != drawn[4]

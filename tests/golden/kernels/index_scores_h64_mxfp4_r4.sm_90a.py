@@ -695,10 +695,11 @@ def decode_kernel(
             start_product(mmas, accs[1], operands[1], columns, Int32(0), lane)
             load_weights(heads, s_w, Int32(0), lane)
             put_pair(accs, heads, out, entry, seen, lane, [first_peaks, other_peaks])
-            right = right & also
-            if marked | (not right):
+            if marked | (not (right & also)):
                 cute.arch.sync_warp()
                 for part in cutlass.range(2, unroll=1):
+                    if part == 1:
+                        right = also
                     add_odd(
                         out, q[Int64(token), None, None], weights[Int64(token), None],
                         ring[None, part, stage, group], s_odd[None, 0], right,

@@ -11,8 +11,8 @@ from dsv4c.codegen.tiles.linears import LargeTile, linears_tiles
 
 KIND = "linears"
 BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
-# Boxes of 128 bytes a row, and of 64 tokens' columns; packed units.
-COLUMNS = {"bf16": 64, "fp8_128": 128, "fp8_128_f32": 128, "mxfp4": 64, "nvfp4": 64}
+# Boxes of 128 bytes a row; a tensor map needs two pieces of 64 of a token.
+COLUMNS = 128
 # Tensor maps and pointers of a launch share 4 KB.
 MOST = 12
 # Of an H100; a B200 has 148.
@@ -62,8 +62,8 @@ def _reason(x: ValueFacts, weight: ValueFacts, y: ValueFacts) -> str | None:
     rows, depth = weight.dims
     if not isinstance(rows, int) or not isinstance(depth, int) or rows % 8:
         return f"a weight has {rows} rows; takes multiples of 8"
-    if depth % COLUMNS[weight.format]:
-        return f"{weight.format} has {depth} columns; takes multiples of {COLUMNS[weight.format]}"
+    if depth % COLUMNS:
+        return f"{weight.format} has {depth} columns; takes multiples of {COLUMNS}"
     if y.dims != (x.dims[0], rows) or y.dtype not in ("bf16", "f32"):
         return f"a result is {y.dtype} {list(y.dims)}; takes bf16 or f32 {[x.dims[0], rows]}"
     return None

@@ -118,6 +118,8 @@ def _small(depth: int, weights: Weights) -> tuple[SmallTile, ...]:
     fp4 = [form.endswith("fp4") for form, _, _ in weights]
     if any(fp4):
         return _FP4["mixed" if not all(fp4) else "many" if _count(weights, 32) >= 120 else "few"]
+    if depth == 128:  # a box of one piece a row where a stage has more would load too little
+        return (*_FEW[64], *_MORE[64])
     rows = [rows for rows in (64, 32) if rows * depth <= 1 << 17 and _count(weights, rows) >= 250]
     few = _FEW[rows[0] if rows else 16]
     rows = [rows for rows in (64, 32) if _count(weights, rows) >= 100]

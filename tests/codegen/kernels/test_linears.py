@@ -107,7 +107,7 @@ def test_params_from_facts() -> None:
             replace(X, dims=("T", 96)),
             replace(WEIGHT, dims=(1024, 96), format="nvfp4"),
             Y,
-            "nvfp4 has 96 columns; takes multiples of 64",
+            "nvfp4 has 96 columns; takes multiples of 128",
         ),
     ],
 )

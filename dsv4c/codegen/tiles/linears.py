@@ -97,6 +97,15 @@ _FP4: dict[str, tuple[SmallTile, ...]] = {
     ),
 }
 
+# 128 columns of 8 bits: a row has one piece of 128 bytes, so a TMA box may not have more: CuTe leaves
+# a tensor map's mode of one element out of the coordinates, but not out of a box that has more.
+_ONE_PIECE = (
+    SmallTile(8, 1, 64, 8, 128, 4, 4, 2),
+    SmallTile(16, 1, 64, 16, 128, 4, 4, 2),
+    SmallTile(32, 1, 64, 32, 128, 4, 4, 2),
+    SmallTile(64, 1, 64, 64, 128, 2, 4, 2),
+)
+
 
 def linears_tiles(arch: str, depth: int, weights: Weights) -> tuple[Tile, ...]:
     """Tiles in ascending order of `most`, the last for any T.
@@ -116,10 +125,10 @@ def linears_tiles(arch: str, depth: int, weights: Weights) -> tuple[Tile, ...]:
 def _small(depth: int, weights: Weights) -> tuple[SmallTile, ...]:
     """mma.sync: up to 64 tokens. There should be more tiles than blocks, but no tiny ones."""
     fp4 = [form.endswith("fp4") for form, _, _ in weights]
+    if depth == 128 and any(form.startswith("fp8") for form, _, _ in weights):
+        return _ONE_PIECE
     if any(fp4):
         return _FP4["mixed" if not all(fp4) else "many" if _count(weights, 32) >= 120 else "few"]
-    if depth == 128:  # a box of one piece a row where a stage has more would load too little
-        return (*_FEW[64], *_MORE[64])
     rows = [rows for rows in (64, 32) if rows * depth <= 1 << 17 and _count(weights, rows) >= 250]
     few = _FEW[rows[0] if rows else 16]
     rows = [rows for rows in (64, 32) if _count(weights, rows) >= 100]

@@ -40,6 +40,8 @@ NODES = {
     "nvfp4": (8192, [("nvfp4", 4096, False)]),
     "head": (4096, HEAD),
     "tiny": (128, [("fp8_128", 32, True)]),
+    "tiny_q": (128, [("fp8_128", 4096, False), ("fp8_128", 4096, False)]),
+    "narrow": (128, ALL),
 }
 X = ValueFacts("tensor", "bf16", ("T", 4096))
 WEIGHT = ValueFacts("weight", "u8", (1024, 4096), format="fp8_128")
@@ -149,6 +151,17 @@ def test_tiles_cover_every_batch_and_fit(node: str, arch: str) -> None:
         assert tile.rows * least % (16 * tile.warps_m) == 0
         # A tile of FP8 weights has one scale for each 128 columns; a box has at most 256 rows.
         assert tile.rows <= 64
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_no_box_has_several_pieces_of_a_row_that_has_one(node: str) -> None:
+    depth, weights = NODES[node]
+    for tile in linears_tiles("sm_90a", depth, weights):
+        for form, _, _ in weights:
+            bits = family.BITS[form]  # packed 4-bit weights come by plain bulk copies
+            if isinstance(tile, SmallTile) and bits > 4 and depth * bits == 8 * 128:
+                assert tile.depth == depth
+    assert depth // 64 > 1  # of the tokens
 
 
 @pytest.mark.parametrize("node", NODES)

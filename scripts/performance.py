@@ -37,7 +37,7 @@ def main() -> None:
     runs = _by_kind(whole)
     for path in sorted(folder.glob("*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(run.get("results"), list) and path.stem != "gpu_kernels":
+        if isinstance(run.get("results"), list) and path.stem not in ("gpu_kernels", "times"):
             runs |= _by_kind(run)
     text = PAGE.read_text(encoding="utf-8")
     text = _put(text, "card", f"{whole['device']}, torch {whole['torch']}")

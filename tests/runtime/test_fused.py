@@ -13,6 +13,7 @@ from dsv4c.ir.types import CacheType, RowsType
 from dsv4c.ir.values import Operand, State
 from dsv4c.plan.plan import Plan
 from dsv4c.runtime.batch import Rows
+from dsv4c.runtime.executor import Outputs
 from dsv4c.runtime.session import Session
 
 

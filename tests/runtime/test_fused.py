@@ -44,7 +44,7 @@ def record_inputs(
     seen: list[dict[str, torch.Tensor]] = []
     step = session.executor.step
 
-    def recorded(inputs: dict[str, torch.Tensor], *rest: object) -> torch.Tensor:
+    def recorded(inputs: dict[str, torch.Tensor], *rest: object) -> Outputs:
         seen.append({name: tensor.clone() for name, tensor in inputs.items()})
         return step(inputs, *rest)  # pyright: ignore[reportArgumentType]
 

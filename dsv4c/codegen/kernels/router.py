@@ -133,8 +133,9 @@ def _many(chosen: Params, most: int) -> tuple[dict[str, object], Many]:
     ]
     if not tiles or chosen.form != "bf16":
         # An f32 gate takes the registers of three: few experts a block.
-        tile = _tiles(chosen)[-1 if chosen.form == "bf16" else -2]
-        return {}, ((0, (0, *tile[1:]), SPLITS[-1][2]),)
+        _, rows, tokens, _, k_warps = _tiles(chosen)[-1 if chosen.form == "bf16" else -2]
+        # Choices are made from logits of all of K.
+        return {}, ((0, (0, rows, tokens, 1, k_warps), SPLITS[-1][2]),)
     row_tiles = -(-chosen.experts // 128)
     fitted = [(n, blocks // (row_tiles * n) * 128, tokens) for n, blocks, tokens in SPLITS]
     found = tuple(

@@ -133,3 +133,18 @@ def test_who_makes_the_logits(
     assert context["wgmma"] == wgmma
     assert many[-1][0] == 0
     assert all(most == 0 or most > limits[-1] for most, _, _ in many)
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("form", family.FORMS)
+@pytest.mark.parametrize(
+    ("experts", "top_k", "depth"), [(384, 6, 7168), (256, 6, 4096), (8, 2, 192)]
+)
+def test_logits_of_many_tokens_are_of_all_of_k(
+    experts: int, top_k: int, depth: int, form: str, arch: str
+) -> None:
+    """`choose_many` reads one part; the second third of the workspace is for counts."""
+    context = family.context(family.choose(experts, top_k, depth, 0, 1.5, arch, form))
+    many = context["many"]
+    assert isinstance(many, tuple)
+    assert context["wgmma"] or [tile[3] for _, tile, _ in many] == [1]

@@ -2,10 +2,10 @@
 
 usage: performance.py [docs/perf]
 
-A kind's gates come from <folder>/gates.json (`scripts/gate_summary.py`), else from <folder>/<kind>.json
-if it is a run of `scripts/gpu_kernels.py`, else from <folder>/gpu_kernels.json; its times from
-<folder>/times.json, one run of everything that is timed, else from the same. bench_*.json are documents of `dsv4c bench`. The page's text is kept; what stands
-between `<!-- begin NAME -->` and `<!-- end NAME -->` is replaced.
+Gates come from <folder>/gates.json (`scripts/gate_summary.py`), times of kernels from <folder>/times.json
+(`scripts/gpu_kernels.py --no-check`), times of torch.compile from <folder>/compile.json. bench_*.json are
+documents of `dsv4c bench`. The page's text is kept; what stands between `<!-- begin NAME -->` and
+`<!-- end NAME -->` is replaced.
 """
 
 from __future__ import annotations
@@ -33,24 +33,16 @@ Result = dict[str, Any]
 def main() -> None:
     """Fill in the page."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "perf"
-    whole = json.loads((folder / "gpu_kernels.json").read_text(encoding="utf-8"))
-    runs = _by_kind(whole)
-    for path in sorted(folder.glob("*.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(run.get("results"), list) and path.stem not in ("gpu_kernels", "times"):
-            runs |= _by_kind(run)
+    times, gates, compiled = (
+        json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        for name in ("times", "gates", "compile")
+    )
     text = PAGE.read_text(encoding="utf-8")
-    text = _put(text, "card", f"{whole['device']}, torch {whole['torch']}")
-    gates = {kind: _gates_of(run["results"]) for kind, run in runs.items()}
-    summary = folder / "gates.json"
-    if summary.exists():
-        gates |= json.loads(summary.read_text(encoding="utf-8"))["kinds"]
-    for kind, kernels in gates.items():
+    text = _put(text, "card", f"{times['device']}, torch {times['torch']}")
+    for kind, kernels in gates["kinds"].items():
         text = _put(text, f"gates {kind}", _gates(kernels))
-    times = folder / "times.json"
-    latest = _by_kind(json.loads(times.read_text(encoding="utf-8"))) if times.exists() else {}
-    for kind, run in (runs | latest).items():
-        text = _put(text, f"times {kind}", _times(run, runs.get(kind, run)))
+    for kind, run in _by_kind(times).items():
+        text = _put(text, f"times {kind}", _times(run, compiled["baselines"]))
     text = _put(text, "plan", _plan(json.loads((folder / "gpu_text.json").read_text("utf-8"))))
     text = _put(text, "decode", _decode(json.loads((folder / "decode.json").read_text("utf-8"))))
     layers = folder / "layers.json"
@@ -152,19 +144,6 @@ def _put(text: str, name: str, body: str) -> str:
     return pattern.sub(lambda found: f"{found[1]}{body}\n{found[2]}", text)
 
 
-def _gates_of(results: list[Result]) -> dict[str, Result]:
-    """What `scripts/gate_summary.py` sums up, of one run."""
-    kernels: dict[str, Result] = {}
-    for result in results:
-        for gate in result.get("gates", []):
-            one = kernels.setdefault(result["kernel"], {"cases": 0, "failed": 0, "worst": 0.0})
-            one["failed"] += not gate["ok"]
-            one["worst"] = max(one["worst"], gate["ratio"])
-        if result.get("gates"):
-            kernels[result["kernel"]]["cases"] += 1
-    return kernels
-
-
 def _gates(kernels: dict[str, Result]) -> str:
     """Per kernel: cases, gates that failed, the worst ratio of an error to its bound."""
     lines = ["| kernel | cases | failed gates | worst error / bound |", "|---|---|---|---|"]
@@ -173,17 +152,16 @@ def _gates(kernels: dict[str, Result]) -> str:
     return "\n".join(lines)
 
 
-def _times(run: Result, earlier: Result) -> str:
+def _times(run: Result, before: Result) -> str:
     """Per timed case: microseconds, floor, shares, and other implementations.
 
-    Those that this run left out are of an earlier one, and stand in brackets.
+    Those of `before`, an earlier run, stand in brackets.
     """
     copy_rate, mma_rate = run["copy_rate"], run.get("bf16_rate", MMA_RATE)
     timed = [result for result in run["results"] if "us" in result]
-    before = {one["case"]: one.get("baselines", {}) for one in earlier["results"] if "us" in one}
     cells = {
-        one["case"]: {name: f"({us:.1f})" for name, us in before.get(one["case"], {}).items()}
-        | {name: f"{us:.1f}" for name, us in one.get("baselines", {}).items()}
+        one["case"]: {name: f"{us:.1f}" for name, us in one.get("baselines", {}).items()}
+        | {name: f"({us:.1f})" for name, us in before.get(one["case"], {}).items()}
         for one in timed
     }
     others = list(dict.fromkeys(name for one in timed for name in cells[one["case"]]))

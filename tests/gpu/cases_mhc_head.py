@@ -83,7 +83,8 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
     make = torch.Generator(DEVICE).manual_seed(seed)
     given = mhc_site.make_streams(make, setup.tokens, setup.width, sizes=setup.what == "check")
     if setup.what == "odd":
-        given[0][2, 1, 5], given[1][9, 7], given[0][3, 2, 60] = math.nan, math.nan, math.inf
+        infinite = 60 % setup.width
+        given[0][2, 1, 5], given[1][9, 7], given[0][3, 2, infinite] = math.nan, math.nan, math.inf
     size, count = (setup.rows,), setup.tokens
     rows = torch.randint(0, max(count, 1), size, generator=make, device=DEVICE).int()
     if setup.what == "odd":

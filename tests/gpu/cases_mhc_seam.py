@@ -85,8 +85,9 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
     given = mhc_site.make_streams(make, setup.tokens, setup.width, sizes=setup.what == "check")
     if setup.what == "odd":
         streams, y, post, comb = given
-        streams[2, 1, 5], streams[5, 3, 200], y[9, 7] = math.nan, math.nan, math.nan
-        streams[3, 2, 60], y[17, 61], post[20, 1], comb[21, 2, 3] = (
+        width = setup.width  # down to 32
+        streams[2, 1, 5], streams[5, 3, 200 % width], y[9, 7] = math.nan, math.nan, math.nan
+        streams[3, 2, 60 % width], y[17, 61 % width], post[20, 1], comb[21, 2, 3] = (
             math.inf,
             -math.inf,
             math.nan,

@@ -50,9 +50,9 @@ def measured(plan: Any, sequences: int) -> dict[str, Any]:
     decoder, table = session.decoder, session.slots.block_table
     ids = [5] * sequences
     call = timed(lambda: session._launch(slots, ids))
-    positions = [session.length(slot) for slot in slots]
-    pages = -(-(positions[0] + 1) // 128)
-    launch = timed(lambda: decoder.launch(TokenBatch.of(slots, positions, ids), table, pages))
+    positions, pages = session.slots.advance(slots), session.slots.longest
+    batch = TokenBatch.of(slots, positions, ids)._replace(version=session.slots.version)
+    launch = timed(lambda: decoder.launch(batch, table, pages))
     graph = decoder.graph(sequences, pages)
     assert graph is not None
     return {"sequences": sequences, "call": call, "launch": launch, "replay": timed(graph.replay)}

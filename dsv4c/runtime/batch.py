@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -50,12 +51,14 @@ class TokenBatch(NamedTuple):
         positions: of the tokens.
         ids: token ids.
         sampling: how the next token of each is drawn.
+        version: equal ones of two steps say that the block table has not changed; None if not known.
     """
 
     slots: tuple[int, ...]
-    positions: Sequence[int]
+    positions: Sequence[int] | np.ndarray
     ids: Sequence[int]
     sampling: tuple[Sampling, ...]
+    version: int | None = None
 
     @classmethod
     def of(cls, slots: Sequence[int], positions: Sequence[int], ids: Sequence[int]) -> TokenBatch:
@@ -66,7 +69,7 @@ class TokenBatch(NamedTuple):
         """The same as rows of a step."""
         return [
             Rows(slot, position, [token], 1, sampling)
-            for slot, position, token, sampling in zip(*self, strict=True)
+            for slot, position, token, sampling in zip(*self[:4], strict=True)
         ]
 
 
@@ -84,6 +87,7 @@ class Sizes(NamedTuple):
         return self._asdict()
 
 
+@cache
 def bucket(count: int, most: int) -> int:
     """The smallest power of two that is at least `count`, or `most` if that is smaller."""
     return min(1 << max(count - 1, 0).bit_length(), most)
@@ -145,6 +149,7 @@ class StepInputs:
         self._bytes = self._host.numpy()
         self._decoded: tuple[Sizes, tuple[int, ...], tuple[Sampling, ...]] | None = None
         self._changing: list[np.ndarray] = []
+        self._version: int | None = None
 
     def views(self, sizes: Sizes) -> dict[str, torch.Tensor]:
         """The step inputs of these sizes, on the device."""
@@ -186,11 +191,14 @@ class StepInputs:
             parts = self._parts(sizes)
             tokens = [parts[name][: len(batch.ids)] for name in ("ids", "pos", "next_pos")]
             self._decoded, self._changing = same, [*tokens, parts["block_table"]]
+            self._version = batch.version
             return
         ids, positions, following, pages = self._changing
         ids[...], positions[...] = batch.ids, batch.positions
         np.add(positions, 1, out=following)
-        pages[...] = table[:, : sizes.P]
+        if batch.version is None or batch.version != self._version:
+            pages[...] = table[:, : sizes.P]
+            self._version = batch.version
 
     def _parts(self, sizes: Sizes) -> dict[str, np.ndarray]:
         """The host's inputs of a step of these sizes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
 from operator import index
@@ -194,9 +195,10 @@ class Session:
         # Mostly the sequences of the step before.
         if tuple(slots) != self._batch[0] or len(ids) != len(slots):
             self._batch = self._sequences(slots, len(ids))
-        positions = self.slots.advance(slots)
-        batch = TokenBatch(self._batch[0], positions, ids, self._batch[1])
-        self.decoder.launch(batch, self.slots.block_table, pages_for(max(positions) + 1))
+        same, drawn = self._batch
+        positions = self.slots.advance(same)
+        batch = TokenBatch(same, positions, ids, drawn, self.slots.version)
+        self.decoder.launch(batch, self.slots.block_table, self.slots.longest)
 
     def _sequences(
         self, slots: Sequence[int], count: int
@@ -306,7 +308,7 @@ class Session:
         return self._continue(prompt, max_new_tokens, sampling)
 
     def _continue(
-        self, prompt: list[int], count: int, sampling: Sampling
+        self, prompt: Sequence[int], count: int, sampling: Sampling
     ) -> Generator[int, None, None]:
         slot = self.open(sampling)
         try:
@@ -320,10 +322,11 @@ class Session:
         finally:
             self.close(slot)
 
-    def _checked(self, ids: Sequence[int]) -> list[int]:
-        with suppress(TypeError):
-            tokens = list(map(index, ids))
-            if tokens and min(tokens) >= 0 and max(tokens) < self.vocab_size:
+    def _checked(self, ids: Sequence[int]) -> array[int]:
+        # An unsigned array refuses what is negative or no integer.
+        with suppress(TypeError, OverflowError):
+            tokens = array("I", [*ids])
+            if tokens and max(tokens) < self.vocab_size:
                 return tokens
         for place, token in enumerate(ids):
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,18 +25,36 @@ class SlotTable:
     Args:
         max_sequences: slots.
         max_tokens: context limit of one sequence, in tokens.
+
+    Attributes:
+        version: another one whenever the block table has changed.
+        longest: pages of the longest sequence of the last `advance`.
     """
 
     max_sequences: int
     max_tokens: int
-    lengths: dict[int, int] = field(default_factory=dict[int, int])
 
     def __post_init__(self) -> None:
+        self.version = self.longest = 0
         self.pages_per_slot = pages_for(self.max_tokens)
         self.pages = 1 + self.max_sequences * self.pages_per_slot
         self.block_table = np.zeros((self.max_sequences, self.pages_per_slot), np.int32)
         self._free_pages = list(range(self.pages - 1, 0, -1))
         self._held: dict[int, list[int]] = {}
+        self._lengths: dict[int, int] = {}
+        # While a batch advances: its slots, their last positions, steps left before pages or room
+        # have to be looked at. Whoever asks for `lengths` ends that.
+        self._batch: tuple[int, ...] | None = None
+        self._positions = np.zeros(0, np.int32)
+        self._left = 0
+
+    @property
+    def lengths(self) -> dict[int, int]:
+        """Tokens of each open slot, until the next `advance`."""
+        if self._batch is not None:
+            self._lengths.update(zip(self._batch, (self._positions + 1).tolist(), strict=True))
+            self._batch = None
+        return self._lengths
 
     def open(self) -> int:
         """A free slot, of length 0. Raises DsvError DSV243 if all are in use."""
@@ -57,6 +75,7 @@ class SlotTable:
         self.require(slot)
         self._free_pages.extend(reversed(self._held.pop(slot)))
         self.block_table[slot] = 0
+        self.version += 1
         del self.lengths[slot]
 
     def require(self, slot: int) -> None:
@@ -83,36 +102,54 @@ class SlotTable:
                 hint="open the session with a larger max_tokens",
             )
 
-    def advance(self, slots: Sequence[int]) -> list[int]:
-        """`grow` each slot by one token; the positions of these. Nothing changes on an error.
+    def advance(self, slots: Sequence[int]) -> np.ndarray:
+        """`grow` each slot by one token. Nothing changes on an error.
+
+        Args:
+            slots: at least one, all different.
+
+        Returns:
+            The positions of these tokens, i32; they hold until the next call.
 
         Raises:
             DsvError: as `require` and `check_room`.
         """
-        lengths = self.lengths
-        try:
-            positions = [lengths[slot] for slot in slots]
-        except KeyError:
+        batch = tuple(slots)
+        if batch != self._batch:
             for slot in slots:
                 self.require(slot)
-            raise
-        if positions and max(positions) >= self.max_tokens:
-            for slot in slots:
+            lengths = [self.lengths[slot] for slot in slots]
+            self._positions = np.array(lengths, np.int32) - 1
+            self._batch, self._left = batch, 0
+        if not self._left:
+            self._left = self._steps(batch)
+        self._left -= 1
+        self._positions += 1
+        return self._positions
+
+    def _steps(self, batch: Sequence[int]) -> int:
+        """Give a batch the pages of its next tokens; how many steps these and the room last."""
+        positions = self._positions + 1
+        room = self.max_tokens - int(positions.max())
+        if room <= 0:
+            for slot in batch:
                 self.check_room(slot, 1)
-        for slot, position in zip(slots, positions, strict=True):
-            lengths[slot] = position + 1
-            if not position % PAGE_TOKENS:
-                self._hold(slot)
-        return positions
+        used = positions % PAGE_TOKENS
+        for i in np.flatnonzero(used == 0).tolist():
+            self._hold(batch[i], int(positions[i]) + 1)
+        self.longest = pages_for(self.max_tokens - room + 1)
+        return min(room, PAGE_TOKENS - int(used.max()))
 
     def grow(self, slot: int, tokens: int) -> None:
         """Give the slot the pages that `tokens` more need, and advance its length."""
-        self.lengths[slot] += tokens
-        self._hold(slot)
+        lengths = self.lengths
+        lengths[slot] += tokens
+        self._hold(slot, lengths[slot])
 
-    def _hold(self, slot: int) -> None:
+    def _hold(self, slot: int, tokens: int) -> None:
         held = self._held[slot]
-        while len(held) * PAGE_TOKENS < self.lengths[slot]:
+        while len(held) * PAGE_TOKENS < tokens:
             page = self._free_pages.pop()
             self.block_table[slot, len(held)] = page
             held.append(page)
+            self.version += 1

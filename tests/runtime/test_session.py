@@ -92,6 +92,17 @@ REFUSED: dict[str, tuple[Call, str, dict[str, str]]] = {
         {"found": "1"},
     ),
     "decode: bad id": (lambda s: s.decode([0], [99]), "DSV241", {"found": "99"}),
+    "decode: id below 0": (lambda s: s.decode([0], [-1]), "DSV241", {"found": "-1"}),
+    "decode: id beyond 32 bits": (
+        lambda s: s.decode([0], [1 << 32]),
+        "DSV241",
+        {"found": "4294967296"},
+    ),
+    "decode: id is no integer": (
+        lambda s: s.decode([0], [1.5]),  # pyright: ignore[reportArgumentType]
+        "DSV241",
+        {"found": "1.5"},
+    ),
     "close: slot not open": (lambda s: s.close(1), "DSV243", {"found": "1"}),
     "length: slot not open": (lambda s: s.length(7), "DSV243", {"found": "7"}),
     "generate: temperature": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import product
 
 import numpy as np
 import pytest
@@ -155,6 +156,19 @@ def test_tokens_are_staged_like_their_rows() -> None:
         fresh.stage(sizes, columns([], sizes.T), table)
 
 
+def test_a_block_table_that_has_not_changed_is_not_staged_again() -> None:
+    inputs, sizes = StepInputs(Sizes(8, 8, 3, 5), CPU), Sizes(2, 2, 3, 2)
+    batch = TokenBatch((2, 0), [7, 9], [1, 1], (HOT, HOT), version=4)
+    found: list[int] = []
+    for fill, version in enumerate((4, 4, 5, 5, None, None, 4)):
+        table = np.full((3, 5), fill, np.int32)
+        inputs.stage_tokens(sizes, batch._replace(version=version), table)
+        inputs.copies(sizes)[1].copy_(inputs.copies(sizes)[0])
+        (staged,) = set(inputs.views(sizes)["block_table"].flatten().tolist())
+        found.append(staged)
+    assert found == [0, 0, 2, 2, 4, 5, 6]
+
+
 def test_slots_advance_together_or_not_at_all() -> None:
     table, other = SlotTable(3, 256), SlotTable(3, 256)
     for length in (127, 128, 0):
@@ -162,7 +176,7 @@ def test_slots_advance_together_or_not_at_all() -> None:
         other.open()
         table.grow(slot, length)
         other.grow(slot, length)
-    assert table.advance([1, 0, 2]) == [128, 127, 0]
+    assert table.advance([1, 0, 2]).tolist() == [128, 127, 0]
     for slot in (1, 0, 2):
         other.grow(slot, 1)
     assert table.lengths == other.lengths
@@ -173,3 +187,31 @@ def test_slots_advance_together_or_not_at_all() -> None:
         with pytest.raises(DsvError, match=code):
             table.advance(slots)
         assert table.lengths == before
+
+
+def test_a_batch_that_advances_is_a_batch_that_grows() -> None:
+    """Whatever happens between its steps: other batches, prefills, slots closed and opened."""
+    table, other, draw = SlotTable(4, 700), SlotTable(4, 700), random.Random(1)
+    for each in (table, other):
+        for slot in range(4):
+            each.grow(each.open(), 40 * slot)
+    for _ in range(150):
+        batch = draw.sample(range(4), draw.randint(1, 4))
+        for _ in range(draw.choice((1, 3, 60))):
+            positions = [other.lengths[slot] for slot in batch]
+            if max(positions) == 700:
+                with pytest.raises(DsvError, match="DSV242"):
+                    table.advance(batch)
+                break
+            version, before = table.version, table.block_table.copy()
+            assert table.advance(batch).tolist() == positions
+            for slot in batch:
+                other.grow(slot, 1)
+            assert table.longest == max(pages_for(position + 1) for position in positions)
+            assert (table.version == version) == np.array_equal(table.block_table, before)
+        assert table.lengths == other.lengths
+        full = [slot for slot in batch if table.lengths[slot] > 600]
+        for each, slot in product((table, other), full):
+            each.close(slot)
+            assert each.open() == slot
+        assert owned(table) == owned(other)

@@ -3,7 +3,7 @@
     gather_rows (x1 or x2) -> concat -> attention_scores -> sink_softmax -> attention_values
 
 becomes `fused.sparse_attention`: gathered and decoded rows, scores and probabilities never exist in
-memory. The same pass will take routed tokens into the expert GEMMs.
+memory.
 """
 
 from __future__ import annotations

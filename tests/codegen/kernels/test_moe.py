@@ -71,6 +71,23 @@ def test_rendered_text_has_no_lint(kind: str, forms: tuple[str, str], arch: str)
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("arch", ARCHS)
+def test_gate_up_waits_before_it_triggers(arch: str) -> None:
+    """The down projections read `order` and `offsets` before their wait."""
+    text = render("moe_gate_up", params("moe_gate_up", FORMS[0], arch), arch).text
+    found = re.findall(
+        r"griddepcontrol_(wait|launch_dependents)\(\)|^    +(stream|large_gather)\(", text, re.M
+    )
+    calls = [first or second for first, second in found]
+    triggers = [caller for caller in ("large_gather", "stream") if caller in calls]
+    assert calls.count("launch_dependents") == len(triggers)
+    for caller in triggers:
+        assert calls[calls.index(caller) - 1] == "wait"
+    down = render("moe_down", params("moe_down", FORMS[0], arch), arch).text
+    kernel = down.split("def kernel(")[1]
+    assert kernel.index("offsets[e]") < kernel.index("griddepcontrol_wait()")
+
+
 def test_params_from_facts() -> None:
     up, down = select_up(GATE_UP_IN), select_down(DOWN_IN)
     assert isinstance(up, moe_gate_up.Params)

@@ -21,8 +21,8 @@ touched experts, ascending, and adds each token's products to fp32 sums in share
 is combined between blocks, the order of a token's sums is fixed, and they do not depend on other
 tokens.
 
-The routing was written before the previous kernel started: a kernel that triggers its dependents
-does so after its own wait. So weights of routed experts are requested before this kernel's wait.
+The routing is whole when this kernel starts: moe_gate_up, which comes between, triggers its
+dependents after its own wait. So weights of routed experts are requested before this kernel's wait.
 """
 
 from dataclasses import dataclass

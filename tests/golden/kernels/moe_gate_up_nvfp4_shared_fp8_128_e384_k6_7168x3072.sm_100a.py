@@ -796,6 +796,7 @@ def kernel(
             tables, act, shared_act, sums, slots, factors, bars, thread - 32 * tile.warps, tile,
         )
     else:
+        # Comes before the trigger in `stream`: moe_down reads the routing before its own wait.
         cute.arch.griddepcontrol_wait()
         stream(
             work, weights, shared_weights, x, x, order, tables, ring_at, bars, started, lane, tile

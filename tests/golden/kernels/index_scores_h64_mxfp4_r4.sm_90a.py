@@ -19,7 +19,8 @@ are the first operand of the product, in registers, as whole numbers of 8 bits; 
 Products are exact: one scale of a key and one of a head are left for the sum over heads. What does not fit
 8 bits is multiplied as bf16, by warp and by head. The heads of a token are the product's columns: a thread
 holds a fourth of the heads of two entries, and their sum needs shuffles in a quad.
-Each score is made from its own token, weights and key only, in one order.
+Each score is made from its own token, weights and key only. But heads are added in another order where one
+of the 16 keys that a warp takes together does not fit 8 bits, be it of an entry that the token does not see.
 """
 
 import cuda.bindings.driver as cuda

@@ -10,8 +10,8 @@
     block_table  i32 [S, P]: entry s of slot i is entry s % 32 of page block_table[i, s // 32]
     index        i32 [T, 512]: block_table[i, s // 32] * 32 + s % 32 by rising s, then -1
 
-Ties go to the lowest entry; -0 ties with 0. An entry whose score is -inf or NaN is never taken. Nothing
-behind the visible scores is read.
+Ties go to the lowest entry; -0 ties with 0. An entry whose score is -inf or NaN is never taken. Of what
+lies behind the visible scores, at most three words are read, and none is used.
 
 Scores become whole numbers of the same order. Their leading 12 bits are counted; the entries that reach
 the number in which the count meets 512 are listed, in order, and as many of the other 20 bits as it

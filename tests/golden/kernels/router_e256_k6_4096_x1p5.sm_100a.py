@@ -489,7 +489,7 @@ def kernel(
     row0, token0 = row_tile * tile.rows, token_tile * tile.tokens
     count = cutlass.min(tokens - token0, tile.tokens)
     at = buffer.iterator.toint()
-    # The routing was written before the previous kernel started.
+    # No kernel of a step writes the bias.
     early = cute.make_rmem_tensor((EACH,), Float32)
     if cutlass.const_expr(tile.most > 0):
         load_bias(source, early, lane)

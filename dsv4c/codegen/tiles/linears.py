@@ -152,8 +152,9 @@ def _large(depth: int, weights: Weights) -> tuple[LargeTile, ...]:
     # Stages of tokens and of weights: in flight should be what is used together.
     fp4 = any(form.endswith("fp4") for form, _, _ in weights)
     plain = any(form == "bf16" for form, _, _ in weights)
-    short = (6, 6) if plain else (8, 3 if fp4 else 4)
-    long = (4, 4, 2) if plain else (5, 2 if fp4 else 3, 1)
+    # 4-bit weights need room for their scales, too.
+    short = (6, 5 if fp4 else 6) if plain else (8, 3 if fp4 else 4)
+    long = (4, 3 if fp4 else 4, 2) if plain else (5, 2 if fp4 else 3, 1)
     tiles = sum(-(-rows // 128) for _, rows, _ in weights)
     found: list[LargeTile] = []
     shared = depth % 1024 == 0 and depth >= 2048

@@ -42,6 +42,7 @@ NODES = {
     "tiny": (128, [("fp8_128", 32, True)]),
     "tiny_q": (128, [("fp8_128", 4096, False), ("fp8_128", 4096, False)]),
     "narrow": (128, ALL),
+    "bf16_nvfp4": (1024, [("bf16", 256, True), ("nvfp4", 512, False)]),
 }
 X = ValueFacts("tensor", "bf16", ("T", 4096))
 WEIGHT = ValueFacts("weight", "u8", (1024, 4096), format="fp8_128")
@@ -127,6 +128,13 @@ def test_refuses_too_many_and_unpaired_weights() -> None:
     assert isinstance(many, Refusal)
 
 
+def large_bytes(tile: LargeTile, widest: int) -> int:
+    """Of shared memory: rings, scales of 4-bit weights, results on their way, barriers."""
+    scales = tile.rows // 32 * 4 * 128 if widest == 4 else 0
+    rings = tile.stages * (tile.tokens * 128 + 16) + tile.ahead * (tile.rows * 128 + scales + 16)
+    return rings + (2 * tile.buffers * 8192 if tile.rows == 128 and tile.split == 1 else 0)
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("node", NODES)
 def test_tiles_cover_every_batch_and_fit(node: str, arch: str) -> None:
@@ -140,6 +148,7 @@ def test_tiles_cover_every_batch_and_fit(node: str, arch: str) -> None:
     for tile in tiles:
         if isinstance(tile, LargeTile):
             assert arch == "sm_90a"
+            assert large_bytes(tile, widest) <= MAX_SMEM
             continue
         scales = tile.rows * 4 // 32 * tile.depth // 64 * 128 if widest == 4 else 0
         stage = (tile.rows + tile.tokens) * tile.depth * 2 + scales

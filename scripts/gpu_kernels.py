@@ -3,9 +3,10 @@
 usage: gpu_kernels.py [--library .build/gpu/libkernels.so] [--out DIR] [--no-check] [--no-time]
                       [--no-baselines] [--without BASELINE] [--limit SECONDS] [pattern ...]
 
-With --no-check only the cases that are timed run. A pattern `KIND` or `KIND/NAME` selects the kinds and cases that contain these texts. Every kernel runs in a child process with a
-time limit; a child that dies or hangs fails its current case only. The table comes last; everything
-is in <out>/gpu_kernels.json. Exit status 1 if a gate fails.
+With --no-check only the cases that are timed run. A pattern `KIND` or `KIND/NAME` selects the kinds
+and cases that contain these texts. Every kernel runs in a child process with a time limit; a child
+that dies or hangs fails its current case only. The table comes last; everything is in
+<out>/gpu_kernels.json. Exit status 1 if a gate fails.
 """
 
 from __future__ import annotations

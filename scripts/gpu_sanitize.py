@@ -10,8 +10,9 @@ a token; libfaults.so, kernels with a planted fault each. The cases are those of
 tests/gpu/sanitized.py. With --planted, every tool must first find the faults that were planted for
 it. Only kernels of this repository are instrumented, except by initcheck, which must see who writes
 the inputs. Each tool runs in a process of its own, all side by side; one that a fault ends goes on
-with the next case in a new one. `late` is no tool: tests/gpu/late.py. Everything is in <out>/gpu_sanitize.json; exit status 1 if a tool
-misses a fault, finds anything else, or does not come to the end.
+with the next case in a new one. `late` is no tool: tests/gpu/late.py. Everything is in
+<out>/gpu_sanitize.json; exit status 1 if a tool misses a fault, finds anything else, or does not
+come to the end.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def time_calls(calls: Sequence[Call]) -> Time:
     for call in calls:
         call()
     torch.cuda.synchronize()
-    once = _seconds(calls[0])
+    once = seconds(calls[0])
     count = int(min(max(_SECONDS / max(once, 2e-6), len(calls)), max(_MOST_CALLS, len(calls))))
     count = -(-count // len(calls)) * len(calls)
     graph = torch.cuda.CUDAGraph()
@@ -43,7 +43,7 @@ def time_calls(calls: Sequence[Call]) -> Time:
 def time_replays(replay: Call, count: int = 1, replays: int = REPLAYS) -> Time:
     """Microseconds of one of the `count` calls that `replay` makes."""
     replay()
-    return spread([_seconds(replay) * 1e6 / count for _ in range(replays)])
+    return spread([seconds(replay) * 1e6 / count for _ in range(replays)])
 
 
 def replay_rounds(replays: Sequence[Call], rounds: int) -> list[list[float]]:
@@ -69,7 +69,8 @@ def spread(values: Sequence[float]) -> Time:
     return Time(statistics.median(values), low, high)
 
 
-def _seconds(call: Call) -> float:
+def seconds(call: Call) -> float:
+    """Of one call on the device, by events around it."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     begin.record()

@@ -62,7 +62,7 @@ class TokenBatch(NamedTuple):
 
     @classmethod
     def of(cls, slots: Sequence[int], positions: Sequence[int], ids: Sequence[int]) -> TokenBatch:
-        """TokenBatch whose next ones are the most likely."""
+        """Tokens whose next ones are the most likely."""
         return cls(tuple(slots), positions, ids, (GREEDY,) * len(slots))
 
     def rows(self) -> list[Rows]:

@@ -91,7 +91,7 @@ class Session:
         self.slots.close(slot)
 
     def length(self, slot: int) -> int:
-        """TokenBatch that the slot's sequence holds."""
+        """Tokens that the slot's sequence holds."""
         self.slots.require(slot)
         return self.slots.lengths[slot]
 

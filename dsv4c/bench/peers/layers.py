@@ -22,9 +22,9 @@ from torch import Tensor
 
 from dsv4c.bench.peers.compare import PeerRow
 from dsv4c.bench.peers.plan_layer import PlanLayer, inner_layer, torch_layer
-from dsv4c.bench.peers.side_by_side import seconds
 from dsv4c.bench.peers.torch_layer import TorchLayer
 from dsv4c.bench.peers.transformers_layer import TransformersLayer
+from dsv4c.bench.timing import seconds
 from dsv4c.plan.plan import load_plan
 from dsv4c.runtime.chain import Flush
 

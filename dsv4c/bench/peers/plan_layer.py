@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dsv4c.bench.peers.torch_layer import Compressor, Dims, TorchLayer, Weights
 from dsv4c.bench.step import layer_spans
+from dsv4c.ir.formats import hadamard
 from dsv4c.ir.ops.rope import rope_frequencies
 from dsv4c.ir.types import CacheType
 from dsv4c.ir.values import Operand, Weight
@@ -162,21 +163,13 @@ def torch_layer(plan: PlanLayer, gather: bool) -> TorchLayer:
     layer.window.copy_(plan.window())
     _fill(layer.compressor, plan.cache("compressor"))
     if layer.index is not None:
-        # The plan's keys are rotated by a Hadamard matrix, which is its own inverse.
-        keys = plan.cache("indexer")
-        _fill(layer.index, keys @ _hadamard(keys.shape[-1]).to(keys.device))
+        # The plan's keys are rotated by a Hadamard matrix, its own inverse.
+        _fill(layer.index, hadamard(plan.cache("indexer")))
     return layer
 
 
 def _fill(part: Compressor, entries: Tensor) -> None:
     part.cache[:, : entries.shape[1]] = entries.to(part.cache.dtype)
-
-
-def _hadamard(size: int) -> Tensor:
-    matrix = torch.ones(1, 1)
-    while len(matrix) < size:
-        matrix = torch.cat((torch.cat((matrix, matrix), 1), torch.cat((matrix, -matrix), 1)))
-    return matrix * size**-0.5
 
 
 def _dims(plan: PlanLayer) -> Dims:

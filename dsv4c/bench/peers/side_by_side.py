@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from dsv4c.bench.timing import Call
+from dsv4c.bench.timing import Call, seconds
 
 S = TypeVar("S")
 _REPLAYS = 11
@@ -50,14 +50,3 @@ def captured(calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
             held[i % len(calls)] = calls[i % len(calls)]()
     graph.replay()
     return graph, count
-
-
-def seconds(call: Call) -> float:
-    """Of one call on the device, by events around it."""
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    torch.cuda.synchronize()
-    begin.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    return begin.elapsed_time(end) * 1e-3

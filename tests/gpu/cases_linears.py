@@ -92,8 +92,22 @@ NODES: dict[str, tuple[int, list[family.Weight]]] = {
         ],
     ),
     "odd": (1152, [("bf16", 40, False), ("fp8_128", 200, False), ("fp8_128_f32", 8, True)]),
+    "narrow": (
+        128,
+        [
+            ("nvfp4", 136, True),
+            ("fp8_128_f32", 200, False),
+            ("mxfp4", 520, False),
+            ("bf16", 72, True),
+            ("fp8_128", 264, False),
+        ],
+    ),
+    "narrow_bf16": (128, [("bf16", 1024, False), ("bf16", 40, True)]),
+    "narrow_f32_scales": (128, [("fp8_128_f32", 640, True)]),
+    "narrow_nvfp4": (128, [("nvfp4", 2048, False)]),
+    "narrow_mxfp4": (128, [("mxfp4", 264, True)]),
 }
-SMALL = ("flash_csa", "tiny_csa", "mixed", "odd")
+SMALL = ("flash_csa", "tiny_csa", "mixed", "odd", "narrow")
 PREFILL = ("flash_csa", "flash_q", "flash_o", "pro_csa", "nvfp4_o")
 EDGES = (2, 7, 9, 16, 17, 31, 32, 33, 63, 65)
 # Columns of a result that are checked at once.

@@ -156,7 +156,7 @@ def peak_is_what_was_computed(plan: Plan) -> dict[str, Any]:
     peak = torch.cuda.memory_stats()["requested_bytes.all.peak"] - before
     needed = session_bytes(session.executor.graph, session.slots.pages)
     computed = needed["states"] + needed["arena"] + needed["inputs"]
-    assert peak == computed
+    assert peak == computed, f"{peak} bytes, not {computed}: {needed}"
     return {"computed": computed, "peak": peak}
 
 

@@ -198,8 +198,9 @@ def compare(
 
     The slope is taken on the reference rounded to the output's dtype: where outputs are inputs
     times a factor close to 1, as in a norm, all roundings of a row may go the same way, and the
-    correctly rounded row itself has a slope that is off by up to 2e-3 in bf16. Where one element
-    has most of a row's square, its rounding the other way is allowed.
+    correctly rounded row itself has a slope that is off by up to 2e-3 in bf16. A row's largest
+    elements, all of one value where they are clamped, may be rounded the other way if the bound
+    lets what is rounded lie on either side of a tie.
 
     Args:
         name: of the gate.
@@ -222,7 +223,8 @@ def compare(
     rows_y, rows_r = y.reshape(-1, y.shape[-1]), r.reshape(-1, r.shape[-1])
     row_l2 = _worst_l2(rows_y, rows_r, 1)
     column_l2 = _worst_l2(rows_y, rows_r, 0) if rows_r.shape[0] > 1 else 0.0
-    slope, slope_ratio = _worst_slope(rows_y, rows_r.to(value.dtype).double(), value.dtype)
+    slack = (bound - torch.finfo(value.dtype).eps / 2 * r.abs()).clamp_min(0.0)
+    slope, slope_ratio = _worst_slope(rows_y, rows_r, slack.reshape(rows_r.shape), value.dtype)
     both = float((y * y).sum() + (r * r).sum())
     difference = 1 - 2 * float((y * r).sum()) / both if both else 0.0
     ok = ratio <= 1 and row_l2 <= l2 and slope_ratio <= 1 and difference <= DIFFERENCE_LIMIT
@@ -237,16 +239,20 @@ def _worst_l2(y: torch.Tensor, r: torch.Tensor, dim: int) -> float:
     return float(relative.max()) if relative.numel() else 0.0
 
 
-def _worst_slope(y: torch.Tensor, r: torch.Tensor, dtype: torch.dtype) -> tuple[float, float]:
+def _worst_slope(
+    y: torch.Tensor, r: torch.Tensor, slack: torch.Tensor, dtype: torch.dtype
+) -> tuple[float, float]:
     """Largest |slope - 1| of a row's least-squares line through zero, and over its limit.
 
-    Zero rows do not count.
+    Zero rows do not count. `slack`: how far y may be from r before it is rounded.
     """
-    square = (r * r).sum(1)
-    off = torch.where(square > 0, ((y * r).sum(1) / square - 1).abs(), 0.0)
+    rounded, low, high = (t.to(dtype).double() for t in (r, r - slack, r + slack))
+    square = (rounded * rounded).sum(1)
+    off = torch.where(square > 0, ((y * rounded).sum(1) / square - 1).abs(), 0.0)
     if not off.numel():
         return 0.0, 0.0
-    share = torch.where(square > 0, (r * r).amax(1) / square, 0.0)
+    tie = (low != high) & (rounded.abs() == rounded.abs().amax(1, keepdim=True))
+    share = torch.where(square > 0, torch.where(tie, rounded * rounded, 0.0).sum(1) / square, 0.0)
     limit = (share * torch.finfo(dtype).eps).clamp_min(SLOPE_LIMIT)
     return float(off.max()), float((off / limit).max())
 

@@ -83,13 +83,33 @@ def test_a_slope_within_the_element_bound_fails() -> None:
 
 def test_a_slope_may_be_off_by_the_rounding_of_an_element_that_dominates() -> None:
     y, reference, _ = product()
-    reference[5, 3], y[5, 3] = 900.0, 904.0  # a bf16 step of 4
-    bound = torch.full_like(reference, 5.0)
+    reference[5, 3], y[5, 3] = 901.9, 904.0  # between 900 and 904, next to the tie
+    bound = torch.full_like(reference, 4.0)
     gate = compare("y", y, reference, bound, l2=5e-3)
     assert gate.slope > 3e-3
     assert gate.ok
     y[5] *= 1.02
     assert not compare("y", y, reference, bound, l2=5e-2).ok
+
+
+def test_an_element_that_dominates_may_not_be_off_where_its_rounding_is_certain() -> None:
+    y, reference, _ = product()
+    reference[5, 3], y[5, 3] = 900.1, 904.0
+    gate = compare("y", y, reference, torch.full_like(reference, 5.0), l2=5e-3)
+    assert gate.ratio < 1
+    assert not gate.ok
+
+
+def test_clamped_elements_of_one_value_may_all_be_rounded_the_other_way() -> None:
+    y, reference, _ = product()
+    reference[4], y[4] = 0.5, 0.5
+    reference[4, :20], y[4, :20] = 641.9999, 644.0  # between 640 and 644
+    bound = reference.abs() * harness.BF16_ROUNDING + 1e-3
+    gate = compare("y", y, reference, bound, l2=5e-3)
+    assert gate.slope > 2e-3
+    assert gate.ok
+    reference[4, :20] = 641.99
+    assert not compare("y", y, reference, bound + 1e-3, l2=5e-3).ok
 
 
 def test_a_nan_that_is_expected_passes_and_a_missing_one_fails() -> None:

@@ -39,21 +39,9 @@ def clocks() -> dict[str, str]:
     return dict(zip(fields.split(","), values[0].split(", "), strict=False)) if values else {}
 
 
-def captured(call: Call) -> Call:
-    """The replay of a graph of what `call` launches."""
-    import torch
-
-    call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
-
-
 def alone_times(step: BenchStep) -> list[float]:
     """Microseconds of every node with no other kernel beside it and its operands in memory."""
-    from dsv4c.bench.timing import replay_rounds, spread
+    from dsv4c.bench.timing import captured, replay_rounds, spread
 
     def repeated(index: int | None) -> None:
         for _ in range(ALONE):
@@ -61,7 +49,7 @@ def alone_times(step: BenchStep) -> list[float]:
             if index is not None:
                 step.alone(index)
 
-    replays = [captured(partial(repeated, i)) for i in (None, *range(len(step.nodes)))]
+    replays = [captured(partial(repeated, i)).replay for i in (None, *range(len(step.nodes)))]
     empty, *times = replay_rounds(replays, ROUNDS)
     return [spread([(b - a) / ALONE for a, b in zip(empty, one, strict=True)]).us for one in times]
 
@@ -87,6 +75,7 @@ def measured(plan: Any, sequences: int, context: int, timeline: bool) -> dict[st
 
     from dsv4c.bench.card import copy_rate
     from dsv4c.bench.step import BenchStep, added_times, layer_spans
+    from dsv4c.bench.timing import captured
 
     rate = copy_rate()
     with torch.inference_mode():
@@ -94,7 +83,7 @@ def measured(plan: Any, sequences: int, context: int, timeline: bool) -> dict[st
         count = len(step.nodes)
         between = added_times(step, range(count + 1), ROUNDS)
         alone = alone_times(step)
-        trace = traced(captured(step.prefix(count))) if timeline else []
+        trace = traced(captured(step.prefix(count)).replay) if timeline else []
     floors = [(cost.read + cost.write) / rate * 1e6 for cost in map(step.cost, range(count))]
     spans = layer_spans([node for node, _ in step.nodes])
     return {

@@ -13,7 +13,7 @@ import torch
 
 from dsv4c import hardware
 from dsv4c.bench.card import measure_card
-from dsv4c.bench.peers.compare import compare
+from dsv4c.bench.peers.compare import Layers, PeerRow, compare
 from dsv4c.bench.results import Bench, StepRow
 from dsv4c.bench.steps import measure_step
 from dsv4c.errors import DsvError
@@ -76,7 +76,7 @@ def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Ben
     card = measure_card()
     torch.cuda.empty_cache()
     # In processes of their own, while this one holds no weights.
-    peers = None if wanted.peers is None else compare(wanted.peers, _library(plan), plan.path)
+    peers = None if wanted.peers is None else _peers(plan, wanted.peers, wanted)
     found: list[StepRow] = []
     for number, (sequences, context, tokens) in enumerate(steps, 1):
         tell("bench", number, len(steps) + 1)
@@ -99,9 +99,10 @@ def _require_kernel(plan: Plan, kernel: str) -> None:
         )
 
 
-def _library(plan: Plan) -> Path:
+def _peers(plan: Plan, folder: Path, wanted: Wanted) -> list[PeerRow]:
     assert plan.manifest.library is not None, "a plan for a GPU has kernels"
-    return plan.path / plan.manifest.library
+    layers = Layers(plan.path, wanted.sequences, wanted.context)
+    return compare(folder, plan.path / plan.manifest.library, layers)
 
 
 def _prefill_rows(plan: Plan, tokens: int) -> int:

@@ -10,7 +10,7 @@ from typing import TypeGuard
 import torch
 
 from dsv4c.bench.results import Time
-from dsv4c.bench.timing import Call, replay_rounds, spread
+from dsv4c.bench.timing import Call, captured, replay_rounds, spread
 from dsv4c.ir.cost import node_cost, region_cost
 from dsv4c.ir.graph import Graph, Node
 from dsv4c.ir.op import Cost
@@ -129,9 +129,7 @@ def layer_spans(nodes: Sequence[Node]) -> dict[int, tuple[int, int]]:
 
 def launches(call: Call) -> int:
     """GPU kernels and copies that a call launches: the nodes of a graph of it."""
-    graph = torch.cuda.CUDAGraph(keep_graph=True)
-    with torch.cuda.graph(graph):
-        call()
+    graph = captured(call, keep=True)
     count = ctypes.c_size_t()
     driver = ctypes.CDLL("libcuda.so.1")
     raw = ctypes.c_void_p(graph.raw_cuda_graph())
@@ -146,15 +144,8 @@ def added_times(step: BenchStep, cuts: Sequence[int], rounds: int) -> Callable[[
     Graphs of the nodes before each cut are replayed in turn; what one takes longer than another
     is the time of the nodes between, launch gaps and overlap included.
     """
-    graphs: list[torch.cuda.CUDAGraph] = []
-    for cut in cuts:
-        call = step.prefix(cut)
-        call()
-        torch.cuda.synchronize()
-        graphs.append(torch.cuda.CUDAGraph())
-        with torch.cuda.graph(graphs[-1]):
-            call()
-    found = dict(zip(cuts, replay_rounds([one.replay for one in graphs], rounds), strict=True))
+    replays = [captured(step.prefix(cut)).replay for cut in cuts]
+    found = dict(zip(cuts, replay_rounds(replays, rounds), strict=True))
 
     def between(first: int, end: int) -> Time:
         return spread([b - a for a, b in zip(found[first], found[end], strict=True)])

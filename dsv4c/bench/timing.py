@@ -18,6 +18,7 @@ ROTATED = 220_000_000
 MOST_SETS = 64
 _SECONDS = 3e-3
 _MOST_CALLS = 400
+_TRIED = 3
 
 
 def set_count(moved: float) -> int:
@@ -27,23 +28,44 @@ def set_count(moved: float) -> int:
 
 def time_calls(calls: Sequence[Call]) -> Time:
     """Microseconds of one of `calls`, run in turn in one CUDA graph for about 3 ms."""
+    graph, count = looped(calls)
+    graph.replay()
+    return spread([seconds(graph.replay) * 1e6 / count for _ in range(REPLAYS)])
+
+
+def captured(call: Call, keep: bool = False) -> torch.cuda.CUDAGraph:
+    """A graph of what `call` launches, which runs once before.
+
+    Args:
+        call: launches work on the current stream.
+        keep: whether the nodes of the graph can be looked at.
+    """
+    call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph(keep_graph=keep)
+    with torch.cuda.graph(graph):
+        call()
+    return graph
+
+
+def looped(calls: Sequence[Call]) -> tuple[torch.cuda.CUDAGraph, int]:
+    """A graph of the calls in turn for about 3 ms, and how many it holds, all of them equally often.
+
+    Results that they return stay for one round: each call's have memory of their own.
+    """
     for call in calls:
         call()
-    torch.cuda.synchronize()
-    once = seconds(calls[0])
+    once = min(seconds(call) for call in calls[:_TRIED])
     count = int(min(max(_SECONDS / max(once, 2e-6), len(calls)), max(_MOST_CALLS, len(calls))))
-    count = -(-count // len(calls)) * len(calls)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for i in range(count):
-            calls[i % len(calls)]()
-    return time_replays(graph.replay, count)
+    rounds = -(-count // len(calls))
 
+    def loop() -> None:
+        held: list[object] = [None] * len(calls)
+        for _ in range(rounds):
+            for i, call in enumerate(calls):
+                held[i] = call()
 
-def time_replays(replay: Call, count: int = 1, replays: int = REPLAYS) -> Time:
-    """Microseconds of one of the `count` calls that `replay` makes."""
-    replay()
-    return spread([seconds(replay) * 1e6 / count for _ in range(replays)])
+    return captured(loop), rounds * len(calls)
 
 
 def replay_rounds(replays: Sequence[Call], rounds: int) -> list[list[float]]:

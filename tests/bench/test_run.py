@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 import dsv4c
 from dsv4c import cli, hardware
 from dsv4c.bench import run as module
-from dsv4c.bench.peers.compare import PeerRow
+from dsv4c.bench.peers.compare import Layers, PeerRow
 from dsv4c.bench.results import Bench, StepRow, encode
 from dsv4c.bench.run import Wanted, compile_config, one_of_each, run_bench
 from dsv4c.errors import DsvError
@@ -150,18 +150,19 @@ def test_peers_are_given_the_plan(
     plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     measured(plan, run, monkeypatch)
-    asked: list[tuple[Path, ...]] = []
+    asked: list[tuple[object, ...]] = []
 
-    def compare(*paths: Path) -> list[PeerRow]:
-        asked.append(paths)
+    def compare(*given: object) -> list[PeerRow]:
+        asked.append(given)
         return run.peers or []
 
     monkeypatch.setattr(module, "compare", compare)
     manifest = msgspec.structs.replace(plan.manifest, library="kernels/library.so")
     monkeypatch.setattr(plan, "manifest", manifest)
     assert run_bench(plan, Wanted([1], 4095)).peers is None
-    assert run_bench(plan, Wanted([], 4095, peers=tmp_path)).peers == run.peers
-    assert asked == [(tmp_path, plan.path / "kernels/library.so", plan.path)]
+    assert run_bench(plan, Wanted([1, 8], 4095, peers=tmp_path)).peers == run.peers
+    layers = Layers(plan.path, [1, 8], 4095)
+    assert asked == [(tmp_path, plan.path / "kernels/library.so", layers)]
 
 
 def test_the_command(

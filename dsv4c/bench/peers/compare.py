@@ -20,13 +20,6 @@ LIBRARIES = {
     "marlin": "_moe_C_stable_libtorch.abi3.so",
 }
 PEERS = (*LIBRARIES, "layers")
-# Kinds of layers, sequences and tokens of context that a plan's layers are compared at.
-LAYERS = tuple(
-    (kind, sequences, context)
-    for kind in ("csa", "hca")
-    for sequences in (1, 8, 64)
-    for context in (4096, 32768)
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +54,30 @@ class PeerRow:
         return self.peer_us / self.us if self.us and self.peer_us else None
 
 
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """Decode steps of a plan whose layers are compared with the same in torch.
+
+    Attributes:
+        plan: for this machine's GPU.
+        sequences: of each step.
+        context: tokens that each sequence holds before it.
+    """
+
+    plan: Path
+    sequences: Sequence[int]
+    context: int
+
+
 def missing(peer: str, kernel: str) -> PeerRow:
-    """A row for a kernel that the library lacks."""
-    return PeerRow(peer, "", note=f"not in the library: {kernel}")
+    """A row for a kernel that no library has."""
+    return PeerRow(peer, "", note=f"in no library: {kernel}")
 
 
 def compare(
     folder: Path | None,
     library: Path,
-    plan: Path | None = None,
+    layers: Layers | None = None,
     names: Sequence[str] = PEERS,
     limit: float = 240.0,
 ) -> list[PeerRow]:
@@ -78,28 +86,28 @@ def compare(
     Args:
         folder: where the peers' libraries lie; None where the user named none.
         library: of generated kernels, as `dsv4c.bench.peers.library` names them.
-        plan: whose layers are compared with the same in torch; None to leave them out.
+        layers: compared with the same in torch; None to leave them out.
         names: of peers.
         limit: seconds for each peer.
     """
     rows: list[PeerRow] = []
     for name in names:
-        absent = _absent(folder, plan, name)
+        absent = _absent(folder, layers, name)
         if absent:
             rows.append(PeerRow(name, "", note=absent))
-        elif name == "layers":
-            for case in LAYERS:
-                rows += _child(name, (str(plan), *map(str, case)), limit)
+        elif name == "layers" and layers is not None:
+            counts = ",".join(map(str, layers.sequences))
+            rows += _child(name, (str(layers.plan), counts, str(layers.context)), limit)
         else:
             rows += _child(name, (str(library), str(folder)), limit)
     return rows
 
 
-def _absent(folder: Path | None, plan: Path | None, name: str) -> str:
+def _absent(folder: Path | None, layers: Layers | None, name: str) -> str:
     """Why a peer cannot run, or nothing."""
     file = LIBRARIES.get(name)
     if file is None:
-        return "" if plan else "not given: a plan"
+        return "" if layers else "not given: a plan"
     if folder is None:
         return f"not given: {file}"
     return "" if (folder / file).is_file() else f"not given: {folder / file}"

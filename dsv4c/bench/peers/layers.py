@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -21,40 +21,55 @@ import torch
 from torch import Tensor
 
 from dsv4c.bench.peers.compare import PeerRow
-from dsv4c.bench.peers.plan_layer import PlanLayer, inner_layer, torch_layer
+from dsv4c.bench.peers.plan_layer import PlanLayer, inner_layer, torch_layer, torch_weights
 from dsv4c.bench.peers.torch_layer import TorchLayer
 from dsv4c.bench.peers.transformers_layer import TransformersLayer
-from dsv4c.bench.timing import seconds
-from dsv4c.plan.plan import load_plan
+from dsv4c.bench.timing import captured, seconds
+from dsv4c.plan.plan import Plan, load_plan
 from dsv4c.runtime.chain import Flush
 
-ROUNDS, EAGER_STEPS = 15, 12
+KINDS = ("csa", "hca")
+ROUNDS, EAGER_STEPS = 15, 6
+WINDOW = 128  # tokens of an HCA entry
 L2 = 2e-2
 BOUND = "relative L2 error of a token's streams 2e-2"
 
 
-def rows(plan: Path, kind: str, sequences: int, context: int) -> Iterator[PeerRow]:
-    """Rows of the plan's first inner layer of a kind.
+def rows(plan: Path, sequences: Sequence[int], context: int) -> Iterator[PeerRow]:
+    """Rows of the plan's first inner layer of each kind.
 
     Args:
         plan: of Flash or Pro, for this machine's GPU.
-        kind: `csa` or `hca`.
-        sequences: of the step.
-        context: tokens that each holds; whole windows of compressed entries.
+        sequences: of the steps.
+        context: tokens that each holds; rounded down to whole windows of compressed entries.
     """
-    loaded, case = load_plan(plan), f"{kind.upper()} layer, B = {sequences}, {context} tokens"
-    number = inner_layer(loaded, kind)
-    if number is None:
-        yield PeerRow("layers", case, note=f"not in the plan: {kind} between two other layers")
-        return
-    ours = PlanLayer(loaded, number, sequences, context)
-    flush = Flush()
-    with torch.inference_mode():
-        empty = _captured(flush)
+    loaded, context = load_plan(plan), context // WINDOW * WINDOW
+    for kind in KINDS:
+        number = inner_layer(loaded, kind)
+        if number is None:
+            name = f"{kind.upper()} layer"
+            yield PeerRow("layers", name, note="the plan has none between two other layers")
+            continue
+        with torch.inference_mode():
+            yield from _kind(loaded, number, sequences, context)
+
+
+def _kind(plan: Plan, number: int, sequences: Sequence[int], context: int) -> Iterator[PeerRow]:
+    weights, flush = None, Flush()
+    empty = captured(flush)
+    for count in sequences:
+        ours = PlanLayer(plan, number, count, context)
+        case = f"{ours.layer.kind.upper()} layer, B = {count}, {context} tokens"
         us = _added(ours.graphs(flush))
-        layer = torch_layer(ours, gather=sequences == 1)
-        yield from _compiled(ours, layer, case, us, empty, flush)
-        yield from _transformers(ours, layer, case, us)
+        weights = weights or torch_weights(ours)
+        try:
+            layer = torch_layer(ours, weights, gather=count == 1)
+            yield from _compiled(ours, layer, case, us, empty, flush)
+            yield from _transformers(ours, layer, case, us)
+        except torch.OutOfMemoryError:
+            yield PeerRow("torch", case, us, note="out of memory")
+        torch.compiler.reset()
+        torch.cuda.empty_cache()
 
 
 def _compiled(
@@ -72,7 +87,7 @@ def _compiled(
     compiled = torch.compile(layer.forward, fullgraph=True, dynamic=False)
     for _ in range(3):
         compiled(*given)
-    peer_us = _added((empty, _captured(partial(_after, flush, partial(compiled, *given)))))
+    peer_us = _added((empty, captured(partial(_after, flush, partial(compiled, *given)))))
     yield PeerRow(
         "torch.compile",
         case,
@@ -89,21 +104,17 @@ def _transformers(ours: PlanLayer, layer: TorchLayer, case: str, us: float) -> I
         yield PeerRow("transformers", case, note="not installed")
         return
     peer = f"transformers {version('transformers')} eager"
-    try:
-        other = TransformersLayer(layer, ours.context)
-        with other.choosing(ours.choices.entries, ours.choices.experts):
-            ratio = _ratio(ours, other.forward(*ours.given))
-        other = TransformersLayer(layer, ours.context)
+    other = TransformersLayer(layer, ours.context)
+    with other.choosing(ours.choices.entries, ours.choices.experts):
+        ratio = _ratio(ours, other.forward(*ours.given))
+    other = TransformersLayer(layer, ours.context)
+    other.forward(*ours.given)
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(EAGER_STEPS):
         other.forward(*ours.given)
-        torch.cuda.synchronize()
-        begin = time.perf_counter()
-        for _ in range(EAGER_STEPS):
-            other.forward(*ours.given)
-        torch.cuda.synchronize()
-        peer_us = (time.perf_counter() - begin) * 1e6 / EAGER_STEPS
-    except torch.OutOfMemoryError:
-        yield PeerRow(peer, case, note="out of memory")
-        return
+    torch.cuda.synchronize()
+    peer_us = (time.perf_counter() - begin) * 1e6 / EAGER_STEPS
     yield PeerRow(peer, case, us, peer_us, peer_ratio=ratio, bound=BOUND, note="bf16")
 
 
@@ -127,15 +138,6 @@ def _agreement(ours: PlanLayer, layer: TorchLayer) -> float:
 def _after(flush: Flush, call: Callable[[], object]) -> None:
     flush()
     call()
-
-
-def _captured(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
-    call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph
 
 
 def _added(pair: tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]) -> float:

@@ -25,6 +25,8 @@ else:
 MODELS = {"Flash": (256, 6, 4096, 2048, 1.5), "Pro": (384, 6, 7168, 3072, 2.5)}
 FORMS = ("nvfp4", "fp8_128")
 LIMIT = 10.0
+OURS = "libdsv4c_peers.so"
+"""The library of `build` in the folder of the peers' libraries."""
 KINDS = (router.KIND, moe_gate_up.KIND, moe_down.KIND)
 FAMILIES = {
     family.KIND: family
@@ -61,18 +63,25 @@ def names(arch: str) -> list[str]:
     return [FAMILIES[kind].kernel_name(params, arch) for kind, params in wanted(arch)]
 
 
-def load(path: Path, arch: str = "sm_90a") -> Kernels:
-    """Those of the kernels that a library has; a plan's has some."""
+def load(path: Path, folder: Path, arch: str = "sm_90a") -> Kernels:
+    """The kernels of the rows.
+
+    Args:
+        path: a library that has some of them, such as a plan's.
+        folder: may hold a library of `build`, for those that the first one lacks.
+        arch: of both.
+    """
     from dsv4c.errors import DsvError
     from dsv4c.runtime.kernels import KernelLibrary
 
     found: dict[str, Kernel] = {}
-    for name in names(arch):
-        try:
-            found[name] = KernelLibrary(path, [name])[name]
-        except DsvError as error:
-            if error.expected != name:
-                raise
+    for library in [folder / OURS, path]:
+        for name in names(arch) if library.is_file() else ():
+            try:
+                found[name] = KernelLibrary(library, [name])[name]
+            except DsvError as error:
+                if error.expected != name:
+                    raise
     return found
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from dsv4c.bench.peers.torch_layer import Compressor, Dims, TorchLayer, Weights
 from dsv4c.bench.step import layer_spans
+from dsv4c.bench.timing import captured
 from dsv4c.ir.formats import hadamard
 from dsv4c.ir.ops.rope import rope_frequencies
 from dsv4c.ir.types import CacheType
@@ -81,15 +82,10 @@ class PlanLayer:
     ) -> tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]:
         """Graphs of the step's nodes up to the layer, and up to its end."""
         first, end = layer_spans([node for node, _ in self._step.nodes])[self.number]
-        found: list[torch.cuda.CUDAGraph] = []
-        for count in (first, end):
-            call = partial(self._step.prefix, count, before)
-            call()
-            torch.cuda.synchronize()
-            found.append(torch.cuda.CUDAGraph())
-            with torch.cuda.graph(found[-1]):
-                call()
-        return found[0], found[1]
+        before_it, with_it = (
+            captured(partial(self._step.prefix, count, before)) for count in (first, end)
+        )
+        return before_it, with_it
 
     def weight(self, name: str) -> Weight:
         return cast(Weight, self.session.executor.constants[f"layers.{self.number}.{name}"])
@@ -149,17 +145,17 @@ class PlanLayer:
         return value
 
 
-def torch_layer(plan: PlanLayer, gather: bool) -> TorchLayer:
-    """The layer in torch, bf16, with the plan's weights and caches.
+def torch_layer(plan: PlanLayer, weights: tuple[Weights, list[int]], gather: bool) -> TorchLayer:
+    """The layer in torch, bf16, with the plan's caches.
 
     Args:
         plan: the layer.
+        weights: as `torch_weights` returns them.
         gather: how experts are multiplied, see `TorchLayer`.
     """
     dims = _dims(plan)
-    weights, rows = _weights(plan, dims)
     entries = plan.context // dims.ratio + 1
-    layer = TorchLayer(dims, weights, rows, plan.sequences, entries, gather)
+    layer = TorchLayer(dims, *weights, plan.sequences, entries, gather)
     layer.window.copy_(plan.window())
     _fill(layer.compressor, plan.cache("compressor"))
     if layer.index is not None:
@@ -194,8 +190,9 @@ def _dims(plan: PlanLayer) -> Dims:
     )
 
 
-def _weights(plan: PlanLayer, dims: Dims) -> tuple[Weights, list[int]]:
-    """Decoded weights by the names of `TorchLayer`, and the rows joined in `in`."""
+def torch_weights(plan: PlanLayer) -> tuple[Weights, list[int]]:
+    """The plan's decoded weights by the names of `TorchLayer`, and the rows joined in `in`."""
+    dims = _dims(plan)
 
     def exact(name: str) -> Tensor:
         return plan.weight(name).dense(torch.float32)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from dsv4c.bench.peers import compare
+from dsv4c.bench.peers import compare, library
 from dsv4c.bench.peers.compare import LIBRARIES, PEERS, PeerRow
+from dsv4c.errors import DsvError
 
 
 def test_no_folder_says_what_was_not_given() -> None:
@@ -47,6 +48,45 @@ def test_children(
     (tmp_path / LIBRARIES["insert"]).touch()
     monkeypatch.setattr(compare.sys, "executable", str(program))
     assert compare.compare(tmp_path, tmp_path / "none.so", names=["insert"], limit=0.5) == rows
+
+
+def test_the_layers_of_a_plan_are_one_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def child(*given: object) -> list[PeerRow]:
+        asked.append(given)
+        return [PeerRow("torch.compile", "CSA layer")]
+
+    monkeypatch.setattr(compare, "_child", child)
+    layers = compare.Layers(tmp_path / "plan", [1, 64], 32768)
+    rows = compare.compare(tmp_path, tmp_path / "none.so", layers, names=["layers"], limit=9.0)
+    assert rows == [PeerRow("torch.compile", "CSA layer")]
+    assert asked == [("layers", (str(tmp_path / "plan"), "1,64", "32768"), 9.0)]
+
+
+def test_kernels_of_a_plan_come_before_those_that_peers_bring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = library.names("sm_90a")
+    plan, brought = tmp_path / "plan.so", tmp_path / library.OURS
+    held = {plan: names[:2], brought: names[1:]}
+
+    class Loaded(dict[str, str]):
+        def __init__(self, path: Path, wanted: list[str]) -> None:
+            for name in wanted:
+                if name not in held[path]:
+                    raise DsvError("DSV604", "not there", where=str(path), expected=name)
+                self[name] = f"{path.name} {name}"
+
+    monkeypatch.setattr("dsv4c.runtime.kernels.KernelLibrary", Loaded)
+    plan.touch()
+    assert list(library.load(plan, tmp_path)) == names[:2]
+    brought.touch()
+    found = library.load(plan, tmp_path)
+    assert {str(one).split()[0] for name, one in found.items() if name in names[:2]} == {"plan.so"}
+    assert sorted(found) == sorted(names)
 
 
 def _quoted(body: str) -> str:

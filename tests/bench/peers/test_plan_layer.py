@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dsv4c
-from dsv4c.bench.peers.plan_layer import PlanLayer, inner_layer, torch_layer
+from dsv4c.bench.peers.plan_layer import PlanLayer, inner_layer, torch_layer, torch_weights
 from dsv4c.bench.peers.transformers_layer import TransformersLayer
 from dsv4c.plan.plan import Plan, load_plan
 from dsv4c.runtime import chain
@@ -37,7 +37,7 @@ def test_layers_agree(plan: Plan, kind: str, gather: bool, monkeypatch: pytest.M
     assert number == {"csa": 1, "hca": 2}[kind]
     ours = PlanLayer(plan, number, 3, 512)
     with torch.inference_mode():
-        layer = torch_layer(ours, gather)
+        layer = torch_layer(ours, torch_weights(ours), gather)
         own = ours.choices
         other = TransformersLayer(layer, 512)
         with other.choosing(own.entries, own.experts):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, cast
 
+from dsv4c.codegen.tuned import Lookup
 from dsv4c.errors import DsvError
 
 Scalar = int | float | str | bool
@@ -111,6 +112,7 @@ class KernelSource:
         params: the family's parameters, for the plan and for people.
         packed: weight operands that the kernel takes packed.
         workspaces: scratch memory that it wants, in the order of its arguments.
+        tiles: that were looked up for it, and where they are from.
     """
 
     name: str
@@ -121,6 +123,7 @@ class KernelSource:
     params: Mapping[str, Scalar]
     packed: tuple[PackedOperand, ...] = ()
     workspaces: tuple[Workspace, ...] = ()
+    tiles: tuple[Lookup, ...] = ()
 
     @property
     def text(self) -> str:

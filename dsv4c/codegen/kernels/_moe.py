@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dsv4c.codegen.kernel import ValueFacts
+from dsv4c.codegen.tuned import Shape
 
 # The lists of touched experts lie in shared memory.
 MOST_EXPERTS = 1024
@@ -30,6 +31,14 @@ def packing(form: str, gate_up: bool) -> str:
 def parts(form: str, prefix: str = "") -> tuple[str, ...]:
     """Names of a weight's components as kernel arguments."""
     return tuple(prefix + part for part in _PARTS[form])
+
+
+def tile_shape(
+    experts: int, top_k: int, depth: int, groups: int, form: str, shared: str, held: int = 0
+) -> Shape:
+    """What a measured tile is looked up by; `held` are tokens whose sums a block holds."""
+    sizes = {"experts": experts, "top_k": top_k, "depth": depth, "row_groups": groups}
+    return {**sizes, "form": form, "shared_form": shared, "held": held}
 
 
 def weight_reason(name: str, weight: ValueFacts, dims: tuple[int, ...], rows: int) -> str | None:

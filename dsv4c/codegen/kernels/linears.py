@@ -8,6 +8,7 @@ from typing import cast
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal, ValueFacts
 from dsv4c.codegen.kernels import _moe
 from dsv4c.codegen.tiles.linears import LargeTile, linears_tiles
+from dsv4c.codegen.tuned import Shape, tuned
 
 KIND = "linears"
 BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
@@ -111,13 +112,21 @@ def packed_operands(params: KernelParams) -> tuple[PackedOperand, ...]:
     )
 
 
+def _tile_shape(params: Params) -> Shape:
+    weights = weights_of(params)
+    formats = " ".join(f"{form}:f32" if f32 else form for form, _, f32 in weights)
+    rows = tuple(rows for _, rows, _ in weights)
+    return {"depth": params.depth, "formats": formats, "rows": rows}
+
+
 def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
     weights = weights_of(chosen)
     formats = tuple(dict.fromkeys(form for form, _, _ in weights))
     fp4 = any(BITS[form] == 4 for form in formats)
-    tiles = linears_tiles(chosen.tiles, chosen.depth, weights)
+    table = linears_tiles(chosen.tiles, chosen.depth, weights)
+    tiles = tuned(KIND, _tile_shape(chosen), table)
     wgmma = any(isinstance(tile, LargeTile) for tile in tiles)
     return {
         "weights": weights,

@@ -8,6 +8,7 @@ from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, Scalar, ValueFacts
 from dsv4c.codegen.tiles.mhc_site import MHC_SITE, SiteTile
+from dsv4c.codegen.tuned import tuned
 
 STREAMS, ROWS, SLICE = 4, 24, 32
 MOST_WARPS = 16  # of a group
@@ -84,7 +85,8 @@ def site_tiles(kind: str, width: int) -> tuple[SiteTile, ...]:
 def tile_context(kind: str, params: KernelParams) -> dict[str, object]:
     """Tiles as the template writes them: most T, then the fields of its class Tile."""
     chosen = cast(Params, params)
-    tiles = site_tiles(kind, chosen.width)
+    shape = {"site": kind, "width": chosen.width}
+    tiles = tuned(kind, shape, site_tiles(kind, chosen.width))
     return {
         "tiles": tuple(
             (

@@ -9,6 +9,7 @@ from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal
 from dsv4c.codegen.kernels import _moe
 from dsv4c.codegen.tiles.moe import DOWN, MOST_HELD, SMS, fit
 from dsv4c.codegen.tiles.moe_large import MoeLargeTile, moe_large_tiles, streamed
+from dsv4c.codegen.tuned import tuned
 
 KIND = "moe_down"
 
@@ -106,7 +107,8 @@ def context(params: KernelParams) -> dict[str, object]:
     # A block for each slice of rows: all of them run at once if they can.
     groups = 1 if rows <= SMS[chosen.tiles] else 2
     tiles: list[tuple[int, tuple[int, ...]]] = []
-    for wish in DOWN[chosen.tiles]:
+    shape = _moe.tile_shape(chosen.experts, chosen.top_k, chosen.depth, rows, *forms, MOST_HELD)
+    for wish in tuned(KIND, shape, DOWN[chosen.tiles]):
         held = wish.most or MOST_HELD
         more = 4 * (4 * chosen.experts + 256) + 4 * held * 32 * groups
         tile = fit(replace(wish, groups=groups), chosen.depth // 64, rows, forms, more)

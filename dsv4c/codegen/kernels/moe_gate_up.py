@@ -9,6 +9,7 @@ from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal
 from dsv4c.codegen.kernels import _moe
 from dsv4c.codegen.tiles.moe import GATE_UP, SMS, fit
 from dsv4c.codegen.tiles.moe_large import moe_large_tiles, streamed
+from dsv4c.codegen.tuned import tuned
 
 KIND = "moe_gate_up"
 
@@ -108,9 +109,11 @@ def context(params: KernelParams) -> dict[str, object]:
     chosen = cast(Params, params)
     forms = (chosen.form, chosen.shared_form)
     more = 4 * (4 * chosen.experts + 256)
+    sizes = (chosen.experts, chosen.top_k, chosen.depth, chosen.width // 16)
+    shape = _moe.tile_shape(*sizes, *forms)
     tiles = [
         fit(wish, chosen.depth // 64, chosen.width // 16, forms, more)
-        for wish in GATE_UP[chosen.tiles]
+        for wish in tuned(KIND, shape, GATE_UP[chosen.tiles])
     ]
     dims = (chosen.experts, chosen.top_k, 2 * chosen.width)
     large = moe_large_tiles(chosen.tiles, *dims, forms)

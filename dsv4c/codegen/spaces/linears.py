@@ -1,0 +1,114 @@
+"""Tiles of linears: what fits a multiprocessor, and what may be tried instead of a tile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from dsv4c.codegen.spaces import Shape, Values, closest, number
+from dsv4c.codegen.tiles.linears import LargeTile, SmallTile
+
+SMEM = 232448
+BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
+MOST_STAGES, MOST_WARPS = 12, 16
+# Of a stage of 4-bit weights: scales of a unit of 32 rows x 64 of K.
+SCALES = 128
+
+
+def legal(values: Values, shape: Shape) -> str | None:
+    """Why a tile does not fit, or None."""
+    if "depth" in values:
+        return _small(SmallTile(most=0, **values), shape)  # pyright: ignore[reportArgumentType]
+    return _large(LargeTile(most=0, **values), shape)  # pyright: ignore[reportArgumentType]
+
+
+def _small(tile: SmallTile, shape: Shape) -> str | None:
+    depth, bits = number(shape, "depth"), _bits(shape)
+    least, widest = 16 // max(bits), 16 // min(bits)
+    used = small_bytes(tile, widest)
+    room = SMEM // 2 if tile.beside else SMEM
+    checks = (
+        (used <= room, f"needs {used} bytes of shared memory of {room}"),
+        (tile.stages >= 2, f"{tile.stages} stages"),
+        (tile.rows <= 64, f"{tile.rows} rows: a box has at most 256"),
+        (tile.depth % (64 * tile.warps_k) == 0, f"{tile.warps_k} warps along {tile.depth} of K"),
+        (tile.rows * least % (16 * tile.warps_m) == 0, f"{tile.warps_m} warps along the rows"),
+        # A warp has whole row groups of packed weights.
+        (widest < 4 or tile.rows * 4 % (32 * tile.warps_m) == 0, "parts of a packed row group"),
+        (tile.warps_m * tile.warps_k <= MOST_WARPS, f"more than {MOST_WARPS} warps"),
+        (
+            all(tile.depth * one % 1024 == 0 for one in bits if one > 4),
+            "no whole boxes of 128 bytes",
+        ),
+        # See the tiles of 128 columns: a box may not have more pieces than a row.
+        (all(tile.depth <= depth for one in bits if depth * one <= 8192), "a row of one piece"),
+    )
+    return next((reason for ok, reason in checks if not ok), None)
+
+
+def small_bytes(tile: SmallTile, widest: int) -> int:
+    """Of shared memory: the ring with its barriers, sums; `widest` is 16 over the fewest bits."""
+    scales = tile.rows * 4 // 32 * tile.depth // 64 * SCALES if widest == 4 else 0
+    stage = (tile.rows + tile.tokens) * tile.depth * 2 + scales
+    sums = tile.warps_k * tile.tokens * (tile.rows * widest + 4) * 4
+    return tile.stages * (stage + 16) + sums
+
+
+def _large(tile: LargeTile, shape: Shape) -> str | None:
+    used = large_bytes(tile, 16 // min(_bits(shape)))
+    checks = (
+        (used <= SMEM, f"needs {used} bytes of shared memory of {SMEM}"),
+        (tile.stages >= 2 and tile.ahead >= 2, "fewer than two stages"),
+        (tile.tokens in (64, 128, 256), f"{tile.tokens} tokens"),
+        (tile.tokens >= 64 * tile.buffers, f"{tile.buffers} buffers of {tile.tokens} tokens"),
+    )
+    return next((reason for ok, reason in checks if not ok), None)
+
+
+def large_bytes(tile: LargeTile, widest: int) -> int:
+    """Of shared memory: rings, scales of 4-bit weights, results on their way, barriers."""
+    scales = tile.rows // 32 * 4 * SCALES if widest == 4 else 0
+    rings = tile.stages * (tile.tokens * 128 + 16) + tile.ahead * (tile.rows * 128 + scales + 16)
+    return rings + (2 * tile.buffers * 8192 if tile.rows == 128 and tile.split == 1 else 0)
+
+
+def _bits(shape: Shape) -> list[int]:
+    return [BITS[form.removesuffix(":f32")] for form in str(shape["formats"]).split()]
+
+
+def near(values: Values, shape: Shape) -> Iterator[dict[str, int | bool | str]]:
+    """As many stages as fit; of mma.sync with the same warps along K, of wgmma with the same rows."""
+    if "depth" not in values:
+        yield from _near_large(values, shape)
+        return
+    # A cluster that shares K gives each block whole stages of it.
+    deep = (1, 2, 4, 8, 16) if values["cluster"] == 1 else ()
+    depths = [64 * int(values["warps_k"]) * n for n in deep] or [int(values["depth"])]
+    found = (
+        {**values, "rows": rows, "warps_m": warps, "depth": depth, "beside": beside}
+        for rows, warps, depth, beside in product(
+            (8, 16, 32, 64), (1, 2, 4, 8), depths, (False, True)
+        )
+        if depth <= 1024
+    )
+    filled = (_filled(one, shape) for one in found)
+    yield from closest(values, [one for one in filled if one is not None], "stages")
+
+
+def _near_large(values: Values, shape: Shape) -> Iterator[dict[str, int | bool | str]]:
+    found = (
+        {**values, "ahead": ahead, "buffers": buffers, "band": band}
+        for ahead, buffers, band in product(range(2, 13), (1, 2), (4, 8, 16, 32))
+    )
+    filled = (_filled(one, shape) for one in found)
+    yield from closest(values, [one for one in filled if one is not None], "stages")
+
+
+def _filled(
+    values: dict[str, int | bool | str], shape: Shape
+) -> dict[str, int | bool | str] | None:
+    """The tile with as many stages as are legal, or None."""
+    for count in range(MOST_STAGES + 4, 1, -1):
+        if legal({**values, "stages": count}, shape) is None:
+            return {**values, "stages": count}
+    return None

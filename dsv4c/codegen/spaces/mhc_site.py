@@ -1,0 +1,46 @@
+"""Tiles of the sites of hyper-connections: the same channels a block and a warp, so the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from dsv4c.codegen.spaces import Shape, Values, closest, number
+from dsv4c.codegen.tiles.mhc_site import SiteTile
+
+# Clusters that an H100 runs at a time, by blocks of one.
+_TEAMS = {16: 7, 8: 15, 4: 30, 2: 66, 1: 132}
+_TOKENS, _STREAMS, _SLICE = 8, 4, 32
+_SMEM = 232448 - 8192
+
+
+def legal(values: Values, shape: Shape) -> str | None:
+    """Why a tile does not fit, or None."""
+    tile = SiteTile(most=0, **values)  # pyright: ignore[reportArgumentType]
+    width = number(shape, "width")
+    warps, rest = divmod(width, tile.blocks * tile.slices * _SLICE)
+    if rest or not warps:
+        return f"{width} channels do not share out to {tile.blocks} blocks"
+    channels = warps * tile.slices * _SLICE
+    staged = _TOKENS * (2 * channels * (_STREAMS + 1) + 256) * tile.groups if tile.staged else 0
+    used = channels * _STREAMS * 24 * 4 + staged
+    checks = (
+        (8 * tile.blocks <= 32 * warps, "a warp's lanes do not suffice for the sums"),
+        (1 <= tile.groups <= 3, f"{tile.groups} groups"),
+        (32 * tile.groups * (warps + 1) <= 1024, f"{tile.groups} groups of {warps + 1} warps"),
+        (1 <= tile.teams <= _TEAMS.get(tile.blocks, 0), f"{tile.teams} clusters at a time"),
+        (not tile.staged or shape["site"] == "mhc_seam", "only the seam has bulk copies"),
+        (used <= _SMEM, f"needs {used} bytes of shared memory of {_SMEM}"),
+    )
+    return next((reason for ok, reason in checks if not ok), None)
+
+
+def near(values: Values, shape: Shape) -> Iterator[dict[str, int | bool | str]]:
+    """Other groups of warps, clusters in a launch, with bulk copies or without."""
+    most = _TEAMS[int(values["blocks"])]
+    options = product((1, 2, 3), {1, 2, most // 2 + 1, most}, (False, True))
+    found: list[dict[str, int | bool | str]] = [
+        {**values, "groups": groups, "teams": teams, "staged": staged}
+        for groups, teams, staged in options
+    ]
+    yield from closest(values, found)

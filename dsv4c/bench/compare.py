@@ -36,9 +36,9 @@ def _figures(run: Bench) -> Iterator[tuple[tuple[str, str], float]]:
         for kernel in step.kernels:
             yield (f"{name}: {kernel.kernel}", "us"), kernel.time.us
     for peer in run.peers or ():
-        if peer.us is not None and peer.peer_us is not None:
-            yield (f"{peer.peer}, {peer.case}", "us"), peer.us
-            yield (f"{peer.peer}, {peer.case}: the peer", "us"), peer.peer_us
+        if peer.time is not None and peer.peer_time is not None:
+            yield (f"{peer.peer}, {peer.case}", "us"), peer.time.us
+            yield (f"{peer.peer}, {peer.case}: the peer", "us"), peer.peer_time.us
 
 
 def step_name(step: StepRow) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-from dsv4c.bench.peers.compare import PeerRow
 from dsv4c.errors import DsvError
 
 SCHEMA = "dsv4c.bench/1"
@@ -137,6 +136,37 @@ class StepRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernels: list[KernelRow]
     layers: list[LayerRow]
     reference_nodes: int
+
+
+class PeerRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One shape, timed on both sides in one process, unless results differ.
+
+    Attributes:
+        peer: name of the other implementation.
+        case: the shape.
+        time: of the generated kernels; None where nothing was timed.
+        peer_time: of the peer.
+        bytes: the fewest bytes that the work must move; 0 where that was not counted.
+        ratio: worst error of the generated kernels over the bound, at most 1 when right.
+        peer_ratio: of the peer, by the same reference and bound.
+        bound: what the errors are held against.
+        note: why a row has no times, or what the two sides do differently.
+    """
+
+    peer: str
+    case: str
+    time: Time | None = None
+    peer_time: Time | None = None
+    bytes: int = 0
+    ratio: float = 0.0
+    peer_ratio: float = 0.0
+    bound: str = ""
+    note: str = ""
+
+    @property
+    def speedup(self) -> float | None:
+        """Time of the peer over that of the generated kernels."""
+        return self.peer_time.us / self.time.us if self.time and self.peer_time else None
 
 
 class Bench(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

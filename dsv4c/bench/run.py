@@ -13,8 +13,8 @@ import torch
 
 from dsv4c import hardware
 from dsv4c.bench.card import measure_card
-from dsv4c.bench.peers.compare import Layers, PeerRow, compare
-from dsv4c.bench.results import Bench, StepRow
+from dsv4c.bench.peers.compare import Layers, compare
+from dsv4c.bench.results import Bench, PeerRow, StepRow
 from dsv4c.bench.steps import measure_step
 from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.config import ModelConfig, parse_config

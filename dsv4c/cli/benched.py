@@ -109,13 +109,13 @@ def _spread(time: Time) -> str:
 def _print_peers(found: Bench) -> None:
     heading("beside other implementations, in the same run")
     table(
-        ("peer", "case", "us", "its us", "its / ours", "error", "its error", "note"),
+        ("peer", "case", "us (quartiles)", "its us", "its / ours", "error", "its error", "note"),
         [
             (
                 one.peer,
                 one.case,
-                one.us,
-                one.peer_us,
+                None if one.time is None else _spread(one.time),
+                None if one.peer_time is None else _spread(one.peer_time),
                 one.speedup,
                 one.ratio,
                 one.peer_ratio,

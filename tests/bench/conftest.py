@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dsv4c.bench.peers.compare import PeerRow
-from dsv4c.bench.results import Bench, Card, KernelRow, LayerRow, StepRow, Time
+from dsv4c.bench.results import Bench, Card, KernelRow, LayerRow, PeerRow, StepRow, Time
 
 CARD = Card("H100", "2.11", 50_000_000, 3.0e12, 750e12, 1400e12)
 
@@ -35,5 +34,5 @@ def step(sequences: int, tokens: int = 1) -> StepRow:
 
 @pytest.fixture
 def run() -> Bench:
-    peer = PeerRow("FlashMLA", "B = 8", 16.0, 18.5, 1000, 0.5, 0.6, "2^-8", "")
+    peer = PeerRow("FlashMLA", "B = 8", time(16.0), time(18.5), 1000, 0.5, 0.6, "2^-8", "")
     return Bench("synthetic", "sm_90a", CARD, [step(1), step(8), step(8, 512)], [peer])

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 import dsv4c
 from dsv4c import cli, hardware
 from dsv4c.bench import run as module
-from dsv4c.bench.peers.compare import Layers, PeerRow
-from dsv4c.bench.results import Bench, StepRow, encode
+from dsv4c.bench.peers.compare import Layers
+from dsv4c.bench.results import Bench, PeerRow, StepRow, encode
 from dsv4c.bench.run import Wanted, compile_config, one_of_each, run_bench
 from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.config import parse_config

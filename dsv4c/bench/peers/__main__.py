@@ -7,14 +7,15 @@ usage: python -m dsv4c.bench.peers build FOLDER                  compiles what a
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
-from dsv4c.bench.peers.compare import LIBRARIES, PeerRow
+import msgspec
+
+from dsv4c.bench.peers.compare import LIBRARIES
+from dsv4c.bench.results import PeerRow
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
         print("\n".join(build(Path(path) / OURS)))
         return
     for row in _rows(name, Path(path), more):
-        print(json.dumps(dataclasses.asdict(row)), flush=True)
+        print(msgspec.json.encode(row).decode(), flush=True)
 
 
 def _rows(name: str, path: Path, more: list[str]) -> Iterator[PeerRow]:

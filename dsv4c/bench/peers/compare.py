@@ -6,12 +6,15 @@ trusted by that choice, or it is a Python package of this machine.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
+
+from dsv4c.bench.results import PeerRow
 
 # What a peer needs in the folder: files of vLLM's wheel.
 LIBRARIES = {
@@ -20,38 +23,6 @@ LIBRARIES = {
     "marlin": "_moe_C_stable_libtorch.abi3.so",
 }
 PEERS = (*LIBRARIES, "layers")
-
-
-@dataclass(frozen=True, slots=True)
-class PeerRow:
-    """One shape, timed on both sides in one process.
-
-    Attributes:
-        peer: name of the other implementation.
-        case: the shape.
-        us: microseconds of the generated kernels; None where nothing was timed.
-        peer_us: of the peer.
-        bytes: the fewest bytes that the work must move.
-        ratio: worst error of the generated kernels over the bound, at most 1 when right.
-        peer_ratio: of the peer, by the same reference and bound.
-        bound: what the errors are held against.
-        note: why a row has no times, or what the two sides do differently.
-    """
-
-    peer: str
-    case: str
-    us: float | None = None
-    peer_us: float | None = None
-    bytes: int = 0
-    ratio: float = 0.0
-    peer_ratio: float = 0.0
-    bound: str = ""
-    note: str = ""
-
-    @property
-    def speedup(self) -> float | None:
-        """Time of the peer over that of the generated kernels."""
-        return self.peer_us / self.us if self.us and self.peer_us else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +96,8 @@ def _child(name: str, more: Sequence[str], limit: float) -> list[PeerRow]:
             process.kill()
             out, err = process.communicate()
             end = f"stopped after {limit:g} s"
-    rows = [PeerRow(**json.loads(line)) for line in out.splitlines() if line.startswith("{")]
+    lines = [line for line in out.splitlines() if line.startswith("{")]
+    rows = [msgspec.json.decode(line, type=PeerRow) for line in lines]
     if end:
         last = err.strip().splitlines()[-1:] or ["no message"]
         rows.append(PeerRow(name, "", note=f"{end}: {last[0]}"))

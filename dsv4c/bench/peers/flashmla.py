@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from dsv4c.bench.peers.compare import LIBRARIES, PeerRow, missing
+from dsv4c.bench.peers.compare import LIBRARIES, missing
 from dsv4c.bench.peers.library import Kernels
-from dsv4c.bench.peers.side_by_side import side_by_side
+from dsv4c.bench.peers.side_by_side import timed
+from dsv4c.bench.results import PeerRow
 from dsv4c.bench.timing import set_count
 from dsv4c.codegen.kernels import sparse_attention as family
 
@@ -63,18 +64,10 @@ def rows(folder: Path, kernels: Kernels) -> Iterator[PeerRow]:
             sets = [_inputs(shape, batch, i, make) for i in range(set_count(touched))]
             mine = _ours(kernel, ours, sink)
             peer = _theirs(theirs, sink, sets[0])
-            ratios = _check(sets[0], near, far, sink, mine(sets[0]), peer(sets[0]))
-            us, peer_us = side_by_side(sets, mine, peer)
-            yield PeerRow(
-                "FlashMLA",
-                f"{shape.heads} heads, {WINDOW} + {shape.chosen} rows, B = {batch}",
-                us,
-                peer_us,
-                bytes=touched,
-                ratio=ratios[0],
-                peer_ratio=ratios[1],
-                bound=BOUND,
-            )
+            own, peers = _check(sets[0], near, far, sink, mine(sets[0]), peer(sets[0]))
+            case = f"{shape.heads} heads, {WINDOW} + {shape.chosen} rows, B = {batch}"
+            row = PeerRow("FlashMLA", case, None, None, touched, own, peers, BOUND)
+            yield timed(row, sets, mine, peer)
 
 
 # --- inputs ---------------------------------------------------------------------------------

@@ -9,27 +9,27 @@ a CUDA graph that leaves nothing in the L2 beforehand, but transformers' eager o
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from time import perf_counter
 
+import msgspec
 import torch
 from torch import Tensor
 
-from dsv4c.bench.peers.compare import PeerRow
 from dsv4c.bench.peers.plan_layer import PlanLayer, inner_layer, torch_layer, torch_weights
 from dsv4c.bench.peers.torch_layer import TorchLayer
 from dsv4c.bench.peers.transformers_layer import TransformersLayer
-from dsv4c.bench.timing import captured, seconds
+from dsv4c.bench.results import PeerRow, Time
+from dsv4c.bench.timing import Call, captured, replay_rounds, spread
 from dsv4c.plan.plan import Plan, load_plan
 from dsv4c.runtime.chain import Flush
 
 KINDS = ("csa", "hca")
-ROUNDS, EAGER_STEPS = 15, 6
+ROUNDS, EAGER_STEPS = 15, 8
 WINDOW = 128  # tokens of an HCA entry
 L2 = 2e-2
 BOUND = "relative L2 error of a token's streams 2e-2"
@@ -56,66 +56,52 @@ def rows(plan: Path, sequences: Sequence[int], context: int) -> Iterator[PeerRow
 
 def _kind(plan: Plan, number: int, sequences: Sequence[int], context: int) -> Iterator[PeerRow]:
     weights, flush = None, Flush()
-    empty = captured(flush)
     for count in sequences:
         ours = PlanLayer(plan, number, count, context)
         case = f"{ours.layer.kind.upper()} layer, B = {count}, {context} tokens"
-        us = _added(ours.graphs(flush))
         weights = weights or torch_weights(ours)
         try:
             layer = torch_layer(ours, weights, gather=count == 1)
-            yield from _compiled(ours, layer, case, us, empty, flush)
-            yield from _transformers(ours, layer, case, us)
+            row = _compiled(ours, layer, flush)
+            yield msgspec.structs.replace(row, case=case)
+            row = _transformers(ours, layer, row.time)
+            yield msgspec.structs.replace(row, case=case)
         except torch.OutOfMemoryError:
-            yield PeerRow("torch", case, us, note="out of memory")
+            yield PeerRow("torch", case, note="out of memory")
         torch.compiler.reset()
         torch.cuda.empty_cache()
 
 
-def _compiled(
-    ours: PlanLayer,
-    layer: TorchLayer,
-    case: str,
-    us: float,
-    empty: torch.cuda.CUDAGraph,
-    flush: Flush,
-) -> Iterator[PeerRow]:
+def _compiled(ours: PlanLayer, layer: TorchLayer, flush: Flush) -> PeerRow:
     given, own, note = ours.given, ours.choices, "bf16, CUDA graph"
     if own.entries is not None:
         note += f"; its own indexer takes {_agreement(ours, layer):.1%} of our entries"
     ratio = _ratio(ours, layer.forward(*given, own.entries, own.experts))
+    row = PeerRow("torch.compile", "", peer_ratio=ratio, bound=BOUND, note=note)
+    if ratio > 1:
+        return msgspec.structs.replace(row, note="results differ")
     compiled = torch.compile(layer.forward, fullgraph=True, dynamic=False)
     for _ in range(3):
         compiled(*given)
-    peer_us = _added((empty, captured(partial(_after, flush, partial(compiled, *given)))))
-    yield PeerRow(
-        "torch.compile",
-        case,
-        us,
-        peer_us,
-        peer_ratio=ratio,
-        bound=BOUND,
-        note=note,
-    )
+    peer = (captured(flush), captured(partial(_after, flush, partial(compiled, *given))))
+    time, peer_time = _added(ours.graphs(flush), peer)
+    return msgspec.structs.replace(row, time=time, peer_time=peer_time)
 
 
-def _transformers(ours: PlanLayer, layer: TorchLayer, case: str, us: float) -> Iterator[PeerRow]:
+def _transformers(ours: PlanLayer, layer: TorchLayer, time: Time | None) -> PeerRow:
     if find_spec("transformers") is None:
-        yield PeerRow("transformers", case, note="not installed")
-        return
+        return PeerRow("transformers", "", note="not installed")
     peer = f"transformers {version('transformers')} eager"
     other = TransformersLayer(layer, ours.context)
     with other.choosing(ours.choices.entries, ours.choices.experts):
         ratio = _ratio(ours, other.forward(*ours.given))
+    row = PeerRow(peer, "", peer_ratio=ratio, bound=BOUND, note="bf16")
+    if ratio > 1 or time is None:
+        return msgspec.structs.replace(row, note="results differ")
     other = TransformersLayer(layer, ours.context)
-    other.forward(*ours.given)
-    torch.cuda.synchronize()
-    begin = time.perf_counter()
-    for _ in range(EAGER_STEPS):
-        other.forward(*ours.given)
-    torch.cuda.synchronize()
-    peer_us = (time.perf_counter() - begin) * 1e6 / EAGER_STEPS
-    yield PeerRow(peer, case, us, peer_us, peer_ratio=ratio, bound=BOUND, note="bf16")
+    step = partial(other.forward, *ours.given)
+    peer_time = spread([_elapsed(step) for _ in range(EAGER_STEPS)][1:])
+    return msgspec.structs.replace(row, time=time, peer_time=peer_time)
 
 
 def _ratio(ours: PlanLayer, streams: Tensor) -> float:
@@ -135,15 +121,24 @@ def _agreement(ours: PlanLayer, layer: TorchLayer) -> float:
     return float(hits.float().mean())
 
 
-def _after(flush: Flush, call: Callable[[], object]) -> None:
+def _after(flush: Flush, call: Call) -> None:
     flush()
     call()
 
 
-def _added(pair: tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]) -> float:
-    """Microseconds that the second graph takes longer: the median over rounds."""
-    times: list[float] = []
-    for _ in range(ROUNDS):
-        first, second = (seconds(graph.replay) for graph in pair)
-        times.append((second - first) * 1e6)
-    return statistics.median(times[2:])
+def _elapsed(step: Call) -> float:
+    """Microseconds of a step, host included."""
+    torch.cuda.synchronize()
+    begin = perf_counter()
+    step()
+    torch.cuda.synchronize()
+    return (perf_counter() - begin) * 1e6
+
+
+def _added(*pairs: tuple[torch.cuda.CUDAGraph, torch.cuda.CUDAGraph]) -> list[Time]:
+    """Microseconds that the second graph of each pair takes longer, all replayed in turn."""
+    found = replay_rounds([graph.replay for pair in pairs for graph in pair], ROUNDS)
+    return [
+        spread([b - a for a, b in zip(first, second, strict=True)])
+        for first, second in zip(found[::2], found[1::2], strict=True)
+    ]

@@ -16,17 +16,17 @@ import torch
 from torch import Tensor
 
 from dsv4c.bench.peers import marlin_weights
-from dsv4c.bench.peers.compare import LIBRARIES, PeerRow, missing
+from dsv4c.bench.peers.compare import LIBRARIES, missing
 from dsv4c.bench.peers.library import LIMIT, MODELS, Kernels
 from dsv4c.bench.peers.our_experts import OurExperts, Step, Weights, draw, kernel_names
-from dsv4c.bench.peers.side_by_side import side_by_side
+from dsv4c.bench.peers.side_by_side import timed
+from dsv4c.bench.results import PeerRow
 from dsv4c.ir.weight_codecs import dequantize
 
 TOKENS = {"Flash": (1, 2, 4, 8, 16, 32, 64, 128, 256), "Pro": (1, 8, 64)}
 E2M1 = 562949953487106  # vLLM's number of the weight type
 SETS, CHECKED, L2 = 4, 6, 1e-2
-# What runs of (ours, Marlin, the shared expert) on either side.
-PARTS = ((0,), (1,), (1, 2))
+SHARED = "the latter bf16, cuBLAS"
 BOUND = "relative L2 error of a token 1e-2, against float64"
 
 
@@ -51,14 +51,16 @@ def _rows(model: str, kernels: Kernels) -> Iterator[PeerRow]:
         steps = [ours.step(tokens, make) for _ in range(SETS)]
         ratios = _check(model, weights, steps[0], ours, theirs)
         sets = [(ours.call(step), theirs.call(step), shared.call(step)) for step in steps]
-        us, alone, more = side_by_side(sets, *(partial(_run, part) for part in PARTS))
         touched = sum(len(step.experts.unique()) for step in steps) / SETS
         _, _, hidden, width, _ = MODELS[model]
         moved = round(touched * 3 * hidden * width * 0.5625)
         case, note = f"{model}, B = {tokens}", f"{touched:.0f} experts touched"
-        yield PeerRow("Marlin", case, us, alone, moved, *ratios, BOUND, note)
-        note = "the latter bf16, cuBLAS"
-        yield PeerRow("Marlin + shared expert", case, us, more, moved, *ratios, BOUND, note)
+        for name, part, more in (
+            ("Marlin", (1,), note),
+            ("Marlin + shared expert", (1, 2), SHARED),
+        ):
+            row = PeerRow(name, case, None, None, moved, *ratios, BOUND, more)
+            yield timed(row, sets, *(partial(_run, side) for side in ((0,), part)))
 
 
 class _Marlin:

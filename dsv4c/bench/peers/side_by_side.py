@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-from dsv4c.bench.timing import looped, seconds
+import msgspec
+
+from dsv4c.bench.results import PeerRow, Time
+from dsv4c.bench.timing import looped, seconds, spread
 
 S = TypeVar("S")
 _REPLAYS = 11
 
 
-def side_by_side(sets: Sequence[S], *sides: Callable[[S], object]) -> list[float]:
+def timed(row: PeerRow, sets: Sequence[S], *sides: Callable[[S], object]) -> PeerRow:
+    """The row with the times of ours and the peer's side; without, where results differ."""
+    if max(row.ratio, row.peer_ratio) > 1:
+        return msgspec.structs.replace(row, note="results differ")
+    ours, theirs = side_by_side(sets, *sides)
+    return msgspec.structs.replace(row, time=ours, peer_time=theirs)
+
+
+def side_by_side(sets: Sequence[S], *sides: Callable[[S], object]) -> list[Time]:
     """Microseconds per call of each side: medians over replays in the order A B B A.
 
     Args:
@@ -28,4 +38,4 @@ def side_by_side(sets: Sequence[S], *sides: Callable[[S], object]) -> list[float
         for side in order:
             graph, count = graphs[side]
             times[side].append(seconds(graph.replay) * 1e6 / count)
-    return [statistics.median(one) for one in times]
+    return [spread(one) for one in times]

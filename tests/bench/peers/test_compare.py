@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dsv4c.bench.peers import compare, library
-from dsv4c.bench.peers.compare import LIBRARIES, PEERS, PeerRow
+from dsv4c.bench.peers.compare import LIBRARIES, PEERS
+from dsv4c.bench.results import PeerRow, Time
 from dsv4c.errors import DsvError
 
 
@@ -14,7 +15,7 @@ def test_no_folder_says_what_was_not_given() -> None:
     assert [row.peer for row in rows] == list(PEERS)
     notes = [f"not given: {LIBRARIES[name]}" for name in LIBRARIES]
     assert [row.note for row in rows] == [*notes, "not given: a plan"]
-    assert all(row.us is None and row.speedup is None for row in rows)
+    assert all(row.time is None and row.speedup is None for row in rows)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -26,8 +27,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ("body", "rows"),
     [
         (
-            """print('{"peer": "a", "case": "b", "us": 2.0, "peer_us": 3.0}')""",
-            [PeerRow("a", "b", 2.0, 3.0)],
+            """print('{"peer": "a", "case": "b", "time": {"us": 2.0, "low": 1.0, "high": 3.0}}')""",
+            [PeerRow("a", "b", Time(2.0, 1.0, 3.0))],
         ),
         (
             """print('{"peer": "a", "case": "b"}', flush=True); raise SystemExit("broken")""",
@@ -94,4 +95,4 @@ def _quoted(body: str) -> str:
 
 
 def test_speedup() -> None:
-    assert PeerRow("a", "b", 2.0, 3.0).speedup == 1.5
+    assert PeerRow("a", "b", Time(2.0, 1.0, 3.0), Time(3.0, 2.5, 4.0)).speedup == 1.5

@@ -101,6 +101,7 @@ class LayerRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         bytes: that cross its boundary: weights, caches, streams; nothing between its kernels.
         flops: of its nodes.
         floor_us: `Card.floor_us` of them.
+        apart: the time where no kernel begins before the one before it has ended (DSV4C_PDL=0).
     """
 
     layer: int
@@ -110,6 +111,7 @@ class LayerRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: float
     flops: float
     floor_us: float
+    apart: Time | None = None
 
     @property
     def ratio(self) -> float:
@@ -125,6 +127,7 @@ class StepRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         floor_us: `Card.floor_us` of what crosses the boundary of the step.
         launches: GPU kernels of the graph.
         reference_nodes: nodes that have no kernel and are not timed.
+        apart: the time where no kernel begins before the one before it has ended (DSV4C_PDL=0).
     """
 
     sequences: int
@@ -136,6 +139,12 @@ class StepRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kernels: list[KernelRow]
     layers: list[LayerRow]
     reference_nodes: int
+    apart: Time | None = None
+
+    @property
+    def saved_us(self) -> float | None:
+        """Microseconds that overlap saves for each launch."""
+        return (self.apart.us - self.time.us) / self.launches if self.apart and self.time else None
 
 
 class PeerRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

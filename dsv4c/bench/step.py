@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import TypeGuard
 
@@ -21,6 +23,7 @@ from dsv4c.runtime.batch import Rows
 from dsv4c.runtime.chain import Flush, Step
 from dsv4c.runtime.context import fill_context
 from dsv4c.runtime.slots import PAGE_TOKENS, pages_for
+from dsv4c.settings import PDL
 
 _STRIDE = 37
 """Odd: multiples of it take every place of a window."""
@@ -136,6 +139,19 @@ def launches(call: Call) -> int:
     if driver.cuGraphGetNodes(raw, None, ctypes.byref(count)):
         raise RuntimeError("cuGraphGetNodes failed")
     return count.value
+
+
+@contextmanager
+def apart() -> Generator[None]:
+    """Within it a kernel that is launched or captured begins when the one before it has ended."""
+    before = os.environ.get(PDL.name)
+    os.environ[PDL.name] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[PDL.name]
+        if before is not None:
+            os.environ[PDL.name] = before
 
 
 def added_times(step: BenchStep, cuts: Sequence[int], rounds: int) -> Callable[[int, int], Time]:

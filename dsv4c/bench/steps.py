@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
+from msgspec.structs import replace
 
 from dsv4c.bench.results import Card, KernelRow, LayerRow, StepRow, Time
-from dsv4c.bench.step import BenchStep, added_times, has_kernels, launches, layer_spans
+from dsv4c.bench.step import BenchStep, added_times, apart, has_kernels, launches, layer_spans
 from dsv4c.bench.timing import MOST_SETS, ROTATED, Call, time_calls
 from dsv4c.ir.op import Cost
 from dsv4c.models.deepseek_v4.config import load_config
@@ -38,35 +40,57 @@ def measure_step(
     """
     with torch.inference_mode():
         step = BenchStep(plan, sequences, tokens, context)
-        nodes = [node for node, _ in step.nodes]
-        spans, end = layer_spans(nodes), len(nodes)
+        end = len(step.nodes)
         costs = [step.cost(i) for i in range(end)]
-        whole, inside, count = None, dict[int, float](), 0
-        layers: list[LayerRow] = []
-        if has_kernels(step.graph):
-            every = tokens == 1
-            bounds = {0, end, *(cut for span in spans.values() for cut in span)}
-            cuts = range(end + 1) if every else sorted(bounds)
-            between = added_times(step, cuts, 15 if every else 7)
-            whole, count = between(0, end), launches(step.prefix(end)) - 1
-            inside = {i: between(i, i + 1).us for i in range(end)} if every else {}
-            layers = _layers(plan, card, step, {n: (s, between(*s)) for n, s in spans.items()})
-        kernels = _kernels(plan, card, step, costs, inside, kernel)
+        inside = _inside(plan, card, step, tokens == 1) if has_kernels(step.graph) else _Inside()
+        kernels = _kernels(plan, card, step, costs, inside.nodes, kernel)
         total = step.region(0, end)
     moved = total.read + total.write
     return StepRow(
-        *(sequences, sequences * tokens, context, whole, card.floor_us(moved, total.flops), count),
-        *(kernels, layers, plan.reference_nodes),
+        *(sequences, sequences * tokens, context),
+        *(inside.time, card.floor_us(moved, total.flops), inside.launches),
+        *(kernels, [*inside.layers], plan.reference_nodes, inside.apart),
     )
 
 
+@dataclass(frozen=True)
+class _Inside:
+    """What the graph of a step tells: its times, those of its layers, microseconds of nodes."""
+
+    time: Time | None = None
+    apart: Time | None = None
+    launches: int = 0
+    layers: Sequence[LayerRow] = ()
+    nodes: Mapping[int, float] = field(default_factory=dict[int, float])
+
+
+def _inside(plan: Plan, card: Card, step: BenchStep, decode: bool) -> _Inside:
+    end, spans = len(step.nodes), layer_spans([node for node, _ in step.nodes])
+    bounds = sorted({0, end, *(cut for span in spans.values() for cut in span)})
+    count = launches(step.prefix(end)) - 1
+    if not decode:
+        between = added_times(step, bounds, 7)
+        return _Inside(between(0, end), None, count, _layers(plan, card, step, spans, between))
+    between = added_times(step, range(end + 1), 15)
+    with apart():
+        plain = added_times(step, bounds, 15)
+    layers = _layers(plan, card, step, spans, between)
+    layers = [replace(one, apart=plain(*spans[i])) for i, one in zip(spans, layers, strict=True)]
+    nodes = {i: between(i, i + 1).us for i in range(end)}
+    return _Inside(between(0, end), plain(0, end), count, layers, nodes)
+
+
 def _layers(
-    plan: Plan, card: Card, step: BenchStep, spans: Mapping[int, tuple[tuple[int, int], Time]]
+    plan: Plan,
+    card: Card,
+    step: BenchStep,
+    spans: Mapping[int, tuple[int, int]],
+    between: Callable[[int, int], Time],
 ) -> list[LayerRow]:
     config = load_config(plan.path)
     made = plan.manifest.synthetic
     found: list[LayerRow] = []
-    for layer, (span, time) in spans.items():
+    for layer, span in spans.items():
         cost = step.region(*span)
         moved = cost.read + cost.write
         found.append(
@@ -74,7 +98,7 @@ def _layers(
                 made.originals[layer] if made is not None else layer,
                 config.layers[layer].kind,
                 span[1] - span[0],
-                time,
+                between(*span),
                 moved,
                 cost.flops,
                 card.floor_us(moved, cost.flops),

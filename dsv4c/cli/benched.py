@@ -11,7 +11,8 @@ from dsv4c.cli.render import Cell, heading, pairs, table
 if TYPE_CHECKING:
     from dsv4c.bench.results import Bench, Card, Change, KernelRow, LayerRow, StepRow, Time
 
-_LAYER = ("layer", "kind", "kernels", "us (quartiles)", "floor us", "time / floor", "MB")
+_LAYER = ("layer", "kind", "kernels", "us (quartiles)", "without overlap us")
+_LAYER_FACTS = ("floor us", "time / floor", "MB", "tokens/s", "TFLOP/s")
 _KERNEL = ("kernel", "nodes", "launches", "us (quartiles)", "in step us", "floor us", "share")
 _FACTS = ("bound", "MB", "GFLOP", "TFLOP/s", "registers", "spills", "smem")
 
@@ -56,13 +57,15 @@ def _print_step(step: StepRow, card: Card) -> None:
             "floor, us": f"{step.floor_us:.1f}",
             "kernels one by one, us": f"{total:.1f}",
             "launches": step.launches,
+            "without overlap of kernels, us": None if step.apart is None else _spread(step.apart),
+            "overlap saves a launch, us": None if step.saved_us is None else f"{step.saved_us:.2f}",
             "nodes on torch references": step.reference_nodes,
         }
     )
     if step.layers:
         click.echo()
         rows = [_layer(one, step.tokens) for one in step.layers]
-        table((*_LAYER, "tokens/s", "TFLOP/s"), rows)
+        table((*_LAYER, *_LAYER_FACTS), rows)
     click.echo()
     table((*_KERNEL, *_FACTS), [_kernel(one, card) for one in step.kernels])
     if any(one.rotated <= card.l2 for one in step.kernels):
@@ -94,6 +97,7 @@ def _layer(one: LayerRow, tokens: int) -> tuple[Cell, ...]:
         one.kind,
         one.kernels,
         _spread(one.time),
+        None if one.apart is None else round(one.apart.us, 1),
         f"{one.floor_us:.1f}",
         f"{one.ratio:.2f}",
         f"{one.bytes / 1e6:.1f}",

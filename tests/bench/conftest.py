@@ -28,8 +28,11 @@ def step(sequences: int, tokens: int = 1) -> StepRow:
         kernel("moe_gate_up_b", "moe_gate_up", 26.0, 60e6 * min(rows, 40), 4e6 * rows),
         kernel("topk_entries_c", "topk_entries", 2.0, 100.0 * rows, 0.0),
     ]
-    layer = LayerRow(2, "csa", 3, time(90.0), 2.1e8, 5e8 * rows, CARD.floor_us(2.1e8, 5e8 * rows))
-    return StepRow(sequences, rows, 4095, time(130.0), 80.0, 7, kernels, [layer], 0)
+    apart = None if tokens > 1 else time(100.0)
+    floor = CARD.floor_us(2.1e8, 5e8 * rows)
+    layer = LayerRow(2, "csa", 3, time(90.0), 2.1e8, 5e8 * rows, floor, apart)
+    whole = None if tokens > 1 else time(144.0)
+    return StepRow(sequences, rows, 4095, time(130.0), 80.0, 7, kernels, [layer], 0, whole)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from dsv4c.ir.types import WeightType
 from dsv4c.plan.manifest import Kernel
 from dsv4c.plan.plan import Plan
 from dsv4c.runtime import chain
+from dsv4c.settings import PDL
 
 CARD = Card("H100", "2.11", 50_000_000, 3.0e12, 750e12, None)
 FACTS = Kernel("reference", "all", "sm_90a", {}, "key", [], 168, 8, 1024)
@@ -58,6 +59,7 @@ def test_windows_end_as_often_as_in_service() -> None:
 def test_kernels_and_layers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[int] = []
     cuts: list[Sequence[int]] = []
+    overlaps: list[bool] = []
 
     def times(calls: Sequence[Callable[[], object]]) -> Time:
         timed.append(len(calls))
@@ -65,7 +67,9 @@ def test_kernels_and_layers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None
 
     def added(step: BenchStep, at: Sequence[int], rounds: int) -> Callable[[int, int], Time]:
         cuts.append(at)
-        return lambda first, end: Time(float(end - first), 0.0, 0.0)
+        overlaps.append(PDL.resolve().value)
+        each = 1.0 if overlaps[-1] else 1.5
+        return lambda first, end: Time(each * (end - first), 0.0, 0.0)
 
     monkeypatch.setattr(module, "time_calls", times)
     monkeypatch.setattr(module, "launches", lambda call: 1)
@@ -78,7 +82,13 @@ def test_kernels_and_layers(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None
     env = {"T": 3, "R": 3, "S": 3, "P": 2}
     assert (found.sequences, found.tokens, found.context, found.reference_nodes) == (3, 3, 200, plan.reference_nodes)  # fmt: skip
     assert list(cuts[0]) == list(range(len(nodes) + 1))
+    assert cuts[1] == sorted(set(cuts[1]) & set(cuts[0]))
+    assert (overlaps, PDL.resolve().value) == ([True, False], True)
     assert found.time == Time(float(len(nodes)), 0.0, 0.0)
+    assert found.apart == Time(1.5 * len(nodes), 0.0, 0.0)
+    assert [one.apart for one in found.layers] == [
+        Time(1.5 * one.kernels, 0.0, 0.0) for one in found.layers
+    ]
     (one,) = found.kernels
     costs = [node_cost(node, graph.types, env) for node in nodes]
     moved = sum(cost.read + cost.write for cost in costs) / len(nodes)
@@ -119,6 +129,7 @@ def test_a_prefill_is_cut_at_layers_only(plan: Plan, monkeypatch: pytest.MonkeyP
     assert cuts == [sorted(bounds)]
     assert (found.sequences, found.tokens, found.context) == (2, 128, 0)
     assert found.kernels[0].in_step_us is None
+    assert found.apart is None
 
 
 def test_experts_that_were_chosen(plan: Plan) -> None:

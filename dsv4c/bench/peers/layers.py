@@ -91,11 +91,11 @@ def _compiled(ours: PlanLayer, layer: TorchLayer, flush: Flush) -> PeerRow:
 def _transformers(ours: PlanLayer, layer: TorchLayer, time: Time | None) -> PeerRow:
     if find_spec("transformers") is None:
         return PeerRow("transformers", "", note="not installed")
-    peer = f"transformers {version('transformers')} eager"
     other = TransformersLayer(layer, ours.context)
     with other.choosing(ours.choices.entries, ours.choices.experts):
         ratio = _ratio(ours, other.forward(*ours.given))
-    row = PeerRow(peer, "", peer_ratio=ratio, bound=BOUND, note="bf16")
+    note = f"eager, bf16, version {version('transformers')}"
+    row = PeerRow("transformers", "", peer_ratio=ratio, bound=BOUND, note=note)
     if ratio > 1 or time is None:
         return msgspec.structs.replace(row, note="results differ")
     other = TransformersLayer(layer, ours.context)

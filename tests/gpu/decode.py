@@ -34,6 +34,9 @@ from dsv4c.runtime.decode import Decoder  # noqa: E402
 from dsv4c.runtime.memory import session_bytes  # noqa: E402
 from dsv4c.runtime.session import Session  # noqa: E402
 
+# For graphs, torch keeps the seed and the offset of its generator on the device, an i64 each.
+CAPTURED = 16
+
 
 def one_more(session: Session, slots: Sequence[int]) -> TokenBatch:
     """A token for each of these slots."""
@@ -156,7 +159,7 @@ def peak_is_what_was_computed(plan: Plan) -> dict[str, Any]:
     peak = torch.cuda.memory_stats()["requested_bytes.all.peak"] - before
     needed = session_bytes(session.executor.graph, session.slots.pages)
     computed = needed["states"] + needed["arena"] + needed["inputs"]
-    assert peak == computed, f"{peak} bytes, not {computed}: {needed}"
+    assert peak == computed + CAPTURED, f"{peak} bytes, not {computed} + {CAPTURED}: {needed}"
     return {"computed": computed, "peak": peak}
 
 

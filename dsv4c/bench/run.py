@@ -76,7 +76,7 @@ def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Ben
     card = measure_card()
     torch.cuda.empty_cache()
     # In processes of their own, while this one holds no weights.
-    peers = None if wanted.peers is None else _peers(plan, wanted.peers, wanted)
+    peers = None if wanted.peers is None else _peers(plan, wanted.peers, wanted, tell)
     found: list[StepRow] = []
     for number, (sequences, context, tokens) in enumerate(steps, 1):
         tell("bench", number, len(steps) + 1)
@@ -99,10 +99,10 @@ def _require_kernel(plan: Plan, kernel: str) -> None:
         )
 
 
-def _peers(plan: Plan, folder: Path, wanted: Wanted) -> list[PeerRow]:
+def _peers(plan: Plan, folder: Path, wanted: Wanted, report: Progress) -> list[PeerRow]:
     assert plan.manifest.library is not None, "a plan for a GPU has kernels"
     layers = Layers(plan.path, wanted.sequences, wanted.context)
-    return compare(folder, plan.path / plan.manifest.library, layers)
+    return compare(folder, plan.path / plan.manifest.library, layers, report=report)
 
 
 def _prefill_rows(plan: Plan, tokens: int) -> int:

@@ -152,7 +152,7 @@ def test_peers_are_given_the_plan(
     measured(plan, run, monkeypatch)
     asked: list[tuple[object, ...]] = []
 
-    def compare(*given: object) -> list[PeerRow]:
+    def compare(*given: object, report: object) -> list[PeerRow]:
         asked.append(given)
         return run.peers or []
 

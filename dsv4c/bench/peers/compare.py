@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,7 @@ def compare(
     layers: Layers | None = None,
     names: Sequence[str] = PEERS,
     limit: float = 240.0,
+    report: Callable[[str, int, int], None] | None = None,
 ) -> list[PeerRow]:
     """Rows of every peer; one with a note where a library is missing or a child failed.
 
@@ -60,9 +61,10 @@ def compare(
         layers: compared with the same in torch; None to leave them out.
         names: of peers.
         limit: seconds for each peer.
+        report: called with (phase, done, total).
     """
     rows: list[PeerRow] = []
-    for name in names:
+    for number, name in enumerate(names, 1):
         absent = _absent(folder, layers, name)
         if absent:
             rows.append(PeerRow(name, "", note=absent))
@@ -71,6 +73,8 @@ def compare(
             rows += _child(name, (str(layers.plan), counts, str(layers.context)), limit)
         else:
             rows += _child(name, (str(library), str(folder)), limit)
+        if report is not None:
+            report("peers", number, len(names))
     return rows
 
 

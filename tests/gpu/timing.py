@@ -9,11 +9,11 @@ import torch
 from harness import Case, Guarded
 
 from dsv4c.bench.results import Time
-from dsv4c.bench.timing import set_count, time_calls
+from dsv4c.bench.timing import Loop, set_count, time_calls
 
 
-def time_kernel(case: Case, kernel: Callable[..., object]) -> Time:
-    """Microseconds per call of a case's kernel."""
+def kernel_loop(case: Case, kernel: Callable[..., object]) -> Loop:
+    """Calls of a case's kernel."""
     assert case.bench is not None
     sets: list[list[torch.Tensor]] = []
     for seed in range(set_count(case.bench.bytes)):
@@ -21,7 +21,7 @@ def time_kernel(case: Case, kernel: Callable[..., object]) -> Time:
         outputs = [Guarded(shape, dtype, 0xFF).tensor for shape, dtype in case.outputs(inputs)]
         sets.append([*inputs, *outputs])
     call = functools.partial(case.call, kernel) if case.call else kernel
-    return time_calls([functools.partial(call, *given) for given in sets])
+    return Loop([functools.partial(call, *given) for given in sets])
 
 
 def time_baseline(case: Case, baseline: Callable[..., object]) -> Time:

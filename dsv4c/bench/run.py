@@ -25,6 +25,9 @@ from dsv4c.source import random_source
 
 Progress = Callable[[str, int, int], None]
 
+_TORCH = 64
+"""Most sequences of a layer in torch: eager layers need memory for every head's keys."""
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -34,7 +37,8 @@ class Wanted:
         sequences: of decode steps, one step for each number.
         context: tokens that each sequence holds before a decode step.
         prefill: tokens of a prefill step of sequences that hold as many; None for no such step.
-        peers: folder of other implementations' libraries; None for no peers.
+        peers: folder of other implementations' libraries; None for no peers. Layers are compared
+            with torch's at the fewest and, up to 64, the most of the sequences.
         kernel: a glob; only kernels of such names are timed by themselves.
     """
 
@@ -101,7 +105,8 @@ def _require_kernel(plan: Plan, kernel: str) -> None:
 
 def _peers(plan: Plan, folder: Path, wanted: Wanted, report: Progress) -> list[PeerRow]:
     assert plan.manifest.library is not None, "a plan for a GPU has kernels"
-    layers = Layers(plan.path, wanted.sequences, wanted.context)
+    few = [count for count in wanted.sequences if count <= _TORCH] or [min(wanted.sequences)]
+    layers = Layers(plan.path, sorted({min(few), max(few)}), wanted.context)
     return compare(folder, plan.path / plan.manifest.library, layers, report=report)
 
 

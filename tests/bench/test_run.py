@@ -160,9 +160,12 @@ def test_peers_are_given_the_plan(
     manifest = msgspec.structs.replace(plan.manifest, library="kernels/library.so")
     monkeypatch.setattr(plan, "manifest", manifest)
     assert run_bench(plan, Wanted([1], 4095)).peers is None
-    assert run_bench(plan, Wanted([1, 8], 4095, peers=tmp_path)).peers == run.peers
-    layers = Layers(plan.path, [1, 8], 4095)
-    assert asked == [(tmp_path, plan.path / "kernels/library.so", layers)]
+    library = plan.path / "kernels/library.so"
+    for sequences, compared in (([8, 1, 64], [1, 64]), ([128, 96], [96]), ([8, 256], [8])):
+        run.steps.extend(run.steps)
+        wanted = Wanted(sequences, 4095, peers=tmp_path)
+        assert run_bench(plan, wanted).peers == run.peers
+        assert asked.pop() == (tmp_path, library, Layers(plan.path, compared, 4095))
 
 
 def test_the_command(

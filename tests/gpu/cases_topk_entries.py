@@ -45,6 +45,8 @@ def cases() -> list[Case]:
         Setup(0, 512, 33000, "empty"),
         Setup(2, 1024, 262144, "normal"),
         Setup(2, 512, 262144, "zeros"),
+        Setup(3, 512, 262144, "near"),
+        *(Setup(t, k, 33000, "zeros") for k in (64, 1024) for t in (3, 50, 260)),
     ]
     times = [
         Setup(b, k, entries, "time")
@@ -52,7 +54,7 @@ def cases() -> list[Case]:
         for entries in (1024, 8192, 32768)
         for b in (1, 8, 64, 256)
     ]
-    times += [Setup(1, 512, 262144, "time"), Setup(1, 512, 32768, "time_zeros")]
+    times += [Setup(1, 512, 262144, "time"), *(Setup(t, 512, 32768, "time_zeros") for t in (1, 64))]
     times += [Setup(4096, 512, entries, "time_prefill") for entries in (1024, 8192)]
     return [_case(setup) for setup in (*found, *times)]
 

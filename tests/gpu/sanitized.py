@@ -53,7 +53,7 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     # Clusters of 8, 4, 2 and single blocks; short rows; equal scores; NaN; padding; nothing.
     "topk_entries": (
         "t3_*", "t17_*_ties", "t40_*_normal", "t129_*_ties", "t1_*_odd", "t20_*_padding",
-        "t1_*_prefill", "t0_*",
+        "t1_*_prefill", "t0_*", "t3_*_zeros",
     ),
 }  # fmt: skip
 

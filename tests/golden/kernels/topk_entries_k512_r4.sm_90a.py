@@ -16,9 +16,9 @@ lies behind the visible scores, at most three words are read, and none is used.
 Scores become whole numbers of the same order. Their leading 12 bits are counted; the entries that reach
 the number in which the count meets 512 are listed, in order, and as many of the other 20 bits as it
 takes decide within the list, 10 at a time. If the list would not fit, 10 more bits are counted before it
-is made, and if it still would not, it stays in global memory. Threads hold the keys of a part that fits
-in their registers. The blocks of a cluster count and list a part of a long row each; the first one does
-the rest. Counts are integers: no order of the threads shows in the result.
+is made, and if it still would not, so are the last 10, and no list is needed. Threads hold the keys of a
+part that fits in their registers. The blocks of a cluster count and list a part of a long row each; the
+first one does the rest. Counts are integers: no order of the threads shows in the result.
 """
 
 from dataclasses import dataclass
@@ -375,6 +375,59 @@ def emit(
 
 
 @cute.jit
+def load_keys(row: cute.Tensor, at: Int32, end: Int32, keys: cute.Tensor):
+    """Keys at..at+3; 0 from `end` on."""
+    data = cute.make_rmem_tensor((4,), Float32)
+    data.fill(NEG)
+    if at < end:
+        cute.autovec_copy(cute.zipped_divide(row, (4,))[(None, at // 4)], data)
+    for i in cutlass.range_constexpr(4):
+        keys[i] = ordered(data[i]) if at + i < end else Uint32(0)
+
+
+@cute.jit
+def reached(keys: cute.Tensor, least: Uint32) -> Int32:
+    """How many of four keys are above `least`, and 16 bits further how many equal it."""
+    count = Int32(0)
+    for i in cutlass.range_constexpr(4):
+        if keys[i] > least:
+            count = count + 1
+        if keys[i] == least:
+            count = count + (1 << 16)
+    return count
+
+
+@cute.jit
+def emit_part(
+    row: cute.Tensor, shared: Shared, base: Int32, first: Int32, end: Int32, least: Uint32, ties: Int32,
+    above: Int32, equal: Int32, pages: cute.Tensor, out: cute.Tensor, tid: Int32,
+    threads: cutlass.Constexpr,
+):  # fmt: skip
+    """As `emit`, of entries first..end-1 behind others of which `above` and `equal` reach `least`.
+
+    The row has as many ties as are wanted.
+    """
+    keys = cute.make_rmem_tensor((4,), Uint32)
+    for start in cutlass.range(first, end, threads * 4, unroll=1):
+        at = start + tid * 4
+        load_keys(row, at, end, keys)
+        count = reached(keys, least)
+        running = warp_sum_before(count)
+        sums = shared.sums[None, 6 + (start - first) // (threads * 4) % 2]
+        before, total = block_sum_before(cute.arch.shuffle_sync(running, 31), sums, threads)
+        before = before + running - count
+        higher, same = above + (before & 0xFFFF), equal + (before >> 16)
+        for i in cutlass.range_constexpr(4):
+            if (keys[i] > least) | ((keys[i] == least) & (same < ties)):
+                out[higher + cutlass.min(same, ties)] = place_of(shared, pages, base, at + i)
+            if keys[i] > least:
+                higher = higher + 1
+            if keys[i] == least:
+                same = same + 1
+        above, equal = above + (total & 0xFFFF), equal + (total >> 16)
+
+
+@cute.jit
 def decide(
     row: cute.Tensor,
     shared: Shared,
@@ -385,21 +438,20 @@ def decide(
     out: cute.Tensor,
     tid: Int32,
     threads: cutlass.Constexpr,
-    listed: cutlass.Constexpr,
 ):
     """From the leading digit of the k-th key to as many bits as decide, and from there to the result."""
     prefix = Uint32(digit)
-    count_digit(row, shared, shared.second, Int32(0), end, prefix, 10, tid, threads, listed)
+    count_digit(row, shared, shared.second, Int32(0), end, prefix, 10, tid, threads, True)
     digit, above, size = find(shared.second, shared.sums[None, 4], need, threads)
     prefix, need = (prefix << Uint32(10)) | Uint32(digit), need - above
     least = (prefix << Uint32(10)) - Uint32(1)
     if (size == need) & (prefix != Uint32(0)):
         need = Int32(0)  # all that begin so are taken
     else:
-        count_digit(row, shared, shared.third, Int32(0), end, prefix, 0, tid, threads, listed)
+        count_digit(row, shared, shared.third, Int32(0), end, prefix, 0, tid, threads, True)
         digit, above, size = find(shared.third, shared.sums[None, 5], need, threads)
         least, need = (prefix << Uint32(10)) | Uint32(digit), need - above
-    emit(row, shared, end, least, need, pages, out, tid, threads, listed)
+    emit(row, shared, end, least, need, pages, out, tid, threads, True)
 
 
 # --- clusters -------------------------------------------------------------------------------------
@@ -445,11 +497,55 @@ def gather_counts(
 
 
 @cute.jit
-def tell_first(word: cute.Pointer, value: Int32):
-    """Write to the same word of the first block of the cluster."""
+def count_more(
+    row: cute.Tensor, shared: Shared, first: Int32, end: Int32, prefix: Uint32, low: cutlass.Constexpr,
+    together, tid: Int32, split: cutlass.Constexpr, threads: cutlass.Constexpr,
+):  # fmt: skip
+    """Counts of the row's 10 bits from `low` on, of keys whose bits above are `prefix`."""
+    cute.arch.sync_threads()
+    clear(shared.counts, tid, threads)
+    if cutlass.const_expr(split > 1):
+        clear(shared.own, tid, threads)
+        if together:
+            cluster_barrier()
+    cute.arch.sync_threads()
+    count_digit(row, shared, shared.own, first, end, prefix, low, tid, threads, False)
+    if cutlass.const_expr(split > 1):
+        gather_counts(shared, together, tid, split, threads)
+    cute.arch.sync_threads()
+
+
+@cute.jit
+def reached_before(
+    row: cute.Tensor, shared: Shared, first: Int32, end: Int32, least: Uint32, rank: Int32, tid: Int32,
+    split: cutlass.Constexpr, threads: cutlass.Constexpr,
+):  # fmt: skip
+    """How many entries of the blocks before this one are above `least`, and how many equal it."""
+    keys = cute.make_rmem_tensor((4,), Uint32)
+    above, equal = Int32(0), Int32(0)
+    for at in cutlass.range(first + tid * 4, end, threads * 4, unroll=2):
+        load_keys(row, at, end, keys)
+        count = reached(keys, least)
+        above, equal = above + (count & 0xFFFF), equal + (count >> 16)
+    _, above = block_sum_before(cute.arch.warp_redux_sync(above, kind="add"), shared.sums[None, 2], threads)
+    _, equal = block_sum_before(cute.arch.warp_redux_sync(equal, kind="add"), shared.sums[None, 3], threads)
+    if tid < split:
+        tell(shared.sizes.iterator + rank, tid, above)
+        tell(shared.sizes.iterator + 8 + rank, tid, equal)
+    cluster_barrier()
+    above, equal = Int32(0), Int32(0)
+    for other in cutlass.range_constexpr(split - 1):
+        if other < rank:
+            above, equal = above + shared.sizes[other], equal + shared.sizes[8 + other]
+    return above, equal
+
+
+@cute.jit
+def tell(word: cute.Pointer, rank: Int32, value: Int32):
+    """Write to the same word of block `rank` of the cluster."""
     cute.arch.inline_ptx(
-        "{ .reg .b32 a; mapa.shared::cluster.u32 a, {$r0}, 0; st.shared::cluster.b32 [a], {$r1}; }",
-        read_only_args=[word.toint(), value],
+        "{ .reg .b32 a; mapa.shared::cluster.u32 a, {$r0}, {$r1}; st.shared::cluster.b32 [a], {$r2}; }",
+        read_only_args=[word.toint(), rank, value],
     )
 
 
@@ -525,23 +621,16 @@ def choose(
     cute.arch.sync_threads()
     digit, above, size = find(shared.counts, shared.sums[None, 0], Int32(K), threads)
     least = Uint32(digit) << Uint32(20)
+    need = K - above
     size = above + size
     if size > LIST:
         # many scores are close together
-        cute.arch.sync_threads()
-        clear(shared.counts, tid, threads)
-        if cutlass.const_expr(split > 1):
-            clear(shared.own, tid, threads)
-            if together:
-                cluster_barrier()
-        cute.arch.sync_threads()
-        count_digit(row, shared, shared.own, first, end, Uint32(digit), 10, tid, threads, False)
-        if cutlass.const_expr(split > 1):
-            gather_counts(shared, together, tid, split, threads)
-        cute.arch.sync_threads()
-        second, more, size = find(shared.counts, shared.sums[None, 1], K - above, threads)
+        count_more(row, shared, first, end, Uint32(digit), 10, together, tid, split, threads)
+        second, more, size = find(shared.counts, shared.sums[None, 1], need, threads)
         least = least | (Uint32(second) << Uint32(10))
         size = above + more + size
+        if size > LIST:
+            need = need - more
     if least == Uint32(0):
         least = Uint32(1)
     if size <= LIST:
@@ -553,7 +642,7 @@ def choose(
         if cutlass.const_expr(split > 1):
             if together:
                 if tid == 0:
-                    tell_first(shared.sizes.iterator + rank, count)
+                    tell(shared.sizes.iterator + rank, Int32(0), count)
                 cluster_barrier()
                 if rank == 0:
                     count = join_lists(shared, count, tid, split, threads)
@@ -561,14 +650,18 @@ def choose(
                 cute.arch.cluster_arrive_relaxed()
                 cute.arch.cluster_wait()
         if rank == 0:
-            decide(row, shared, count, digit, K - above, pages, out, tid, threads, True)
+            decide(row, shared, count, digit, need, pages, out, tid, threads)
     else:
-        if rank == 0:
-            decide(row, shared, seen, digit, K - above, pages, out, tid, threads, False)
+        # and many are equal
+        prefix = least >> Uint32(10)
+        count_more(row, shared, first, end, prefix, 0, together, tid, split, threads)
+        third, more, size = find(shared.counts, shared.sums[None, 4], need, threads)
+        least, need = (prefix << Uint32(10)) | Uint32(third), need - more
+        above, equal = Int32(0), Int32(0)
         if cutlass.const_expr(split > 1):
             if together:
-                cute.arch.cluster_arrive_relaxed()
-                cute.arch.cluster_wait()
+                above, equal = reached_before(row, shared, first, end, least, rank, tid, split, threads)
+        emit_part(row, shared, base, first, end, least, need, above, equal, pages, out, tid, threads)
 
 
 @cute.kernel

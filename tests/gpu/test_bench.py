@@ -38,6 +38,9 @@ def test_steps(found: Bench) -> None:
         layers = sum(one.time.us for one in step.layers)
         assert 0.5 * step.time.us < layers < 1.1 * step.time.us
         assert all(one.ratio > 0.9 for one in step.layers)
+    assert all(one.apart is not None for one in (*found.steps[:2], *found.steps[0].layers))
+    assert found.steps[0].saved_us is not None
+    assert found.steps[0].saved_us > 0
 
 
 def test_kernels(found: Bench) -> None:

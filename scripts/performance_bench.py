@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from dsv4c.bench.compare import step_name
-from dsv4c.bench.results import Bench, KernelRow, StepRow, Time, read_bench
-from dsv4c.bench.roofline import roofline
+from dsv4c.bench.results import Bench, KernelRow, LayerRow, StepRow
 
 
-def tables(path: Path) -> tuple[dict[str, str], str]:
-    """The bodies of the page's blocks by name, and the picture."""
-    found = read_bench(path)
+def tables(name: str, found: Bench) -> dict[str, str]:
+    """The bodies of the page's blocks by name."""
     decode = [step for step in found.steps if step.tokens == step.sequences]
     prefill = [step for step in found.steps if step.tokens > step.sequences]
-    blocks = {f"{path.stem} steps": _steps(found), f"{path.stem} kernels": _kernels(decode)}
+    blocks = {f"{name} steps": _steps(found), f"{name} kernels": _kernels(decode)}
     if prefill:
-        blocks[f"{path.stem} prefill"] = _prefill(prefill[0])
-    return blocks, roofline(found)
+        blocks[f"{name} prefill"] = _prefill(prefill[0])
+    return blocks
 
 
 def _steps(found: Bench) -> str:
@@ -27,26 +23,27 @@ def _steps(found: Bench) -> str:
         f"{card.name}: copies {card.copy / 1e12:.2f} TB/s, bf16 products "
         f"{card.bf16 / 1e12:.0f} TFLOP/s{fp8}.",
         "",
-        "| step | part | kernels | us (quartiles) | floor us | time / floor | tokens/s | TFLOP/s |",
-        "|---|---|---|---|---|---|---|---|",
+        "| step | part | kernels | us (quartiles) | without overlap us | floor us | time / floor "
+        "| tokens/s | TFLOP/s |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for step in found.steps:
         for layer in step.layers:
-            row = (f"layer {layer.layer}, {layer.kind}", layer.kernels, layer.time)
-            lines.append(_part(step, *row, layer.floor_us, layer.flops))
-        if step.time is not None:
-            count = sum(one.nodes for one in step.kernels)
-            lines.append(_part(step, "whole step", count, step.time, step.floor_us, None))
+            rate = f"{layer.flops / layer.time.us / 1e6:.1f}"
+            lines.append(
+                _part(step, layer, f"layer {layer.layer}, {layer.kind}", layer.kernels, rate)
+            )
+        count = sum(one.nodes for one in step.kernels)
+        lines.append(_part(step, step, "whole step", count, "-"))
     return "\n".join(lines)
 
 
-def _part(
-    step: StepRow, part: str, kernels: int, time: Time, floor: float, flops: float | None
-) -> str:
-    rate = "-" if flops is None else f"{flops / time.us / 1e6:.1f}"
+def _part(step: StepRow, part: StepRow | LayerRow, name: str, kernels: int, rate: str) -> str:
+    assert part.time is not None, "a plan whose nodes all have kernels"
+    time, apart = part.time, "-" if part.apart is None else f"{part.apart.us:.1f}"
     return (
-        f"| {step_name(step)} | {part} | {kernels} | {time.us:.1f} ({time.low:.1f} to "
-        f"{time.high:.1f}) | {floor:.1f} | {time.us / floor:.2f} | "
+        f"| {step_name(step)} | {name} | {kernels} | {time.us:.1f} ({time.low:.1f} to "
+        f"{time.high:.1f}) | {apart} | {part.floor_us:.1f} | {time.us / part.floor_us:.2f} | "
         f"{step.tokens / time.us * 1e6:,.0f} | {rate} |"
     )
 

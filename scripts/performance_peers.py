@@ -1,50 +1,43 @@
-"""Tables of docs/performance.md from runs of `python -m dsv4c.bench.peers`."""
+"""Tables of docs/performance.md from the peers of a document of `dsv4c bench --peers`."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-Row = dict[str, Any]
+from dsv4c.bench.results import Bench, PeerRow
 
 
-def tables(folder: Path) -> dict[str, str]:
-    """The bodies of the page's blocks by name, of the files that are there.
-
-    `peers.json` is a document of `all`, `peers_layers.jsonl` the lines of runs of `layers`.
-    """
-    found: dict[str, str] = {}
-    kernels, layers = folder / "peers.json", folder / "peers_layers.jsonl"
-    if kernels.exists():
-        run = json.loads(kernels.read_text(encoding="utf-8"))
-        rate = run["card"]["copy"]
-        found["peers"] = _table(run["rows"], rate)
-        found["peers"] += f"\n\n{run['card']['name']}, copy rate {rate / 1e12:.2f} TB/s."
-    if layers.exists():
-        lines = layers.read_text(encoding="utf-8").splitlines()
-        found["peers layers"] = _table([json.loads(line) for line in lines], None)
-    return found
+def tables(found: Bench) -> dict[str, str]:
+    """The bodies of the page's blocks by name: kernels, and layers in torch."""
+    rows, rate = found.peers or [], found.card.copy
+    layers = [row for row in rows if " layer" in row.case]
+    kernels = [row for row in rows if row not in layers]
+    card = f"{found.card.name}, copy rate {rate / 1e12:.2f} TB/s."
+    return {
+        "peers": f"{_table(kernels, rate)}\n\n{card}",
+        "peers layers": f"{_table(layers, None)}\n\n{card}",
+    }
 
 
-def _table(rows: list[Row], rate: float | None) -> str:
+def _table(rows: Sequence[PeerRow], rate: float | None) -> str:
     """One line for each shape."""
-    head = ["peer", "shape", "us", "peer us", "peer / ours"]
+    head = ["peer", "shape", "us (quartiles)", "peer us (quartiles)", "peer / ours"]
     head += ["error / bound", "peer's", "of copy rate"] if rate else ["difference / bound"]
     lines = ["| " + " | ".join([*head, "note"]) + " |", "|" + "---|" * (len(head) + 1)]
     for row in rows:
-        cells = [row["peer"], row["case"]]
-        if row["us"] is None:
+        cells = [row.peer, row.case]
+        if row.time is None or row.peer_time is None:
             cells += ["-"] * (len(head) - 2)
         else:
-            cells += [_number(row["us"]), _number(row["peer_us"])]
-            cells += [f"{row['peer_us'] / row['us']:.2f}"]
-            cells += [f"{row[name]:.2f}" for name in (*(["ratio"] if rate else []), "peer_ratio")]
+            for one in (row.time, row.peer_time):
+                cells.append(f"{_us(one.us)} ({_us(one.low)} to {_us(one.high)})")
+            cells.append(f"{row.speedup:.2f}")
+            cells += [f"{one:.2f}" for one in (*([row.ratio] if rate else []), row.peer_ratio)]
             if rate:
-                cells.append(f"{row['bytes'] / (row['us'] * 1e-6) / rate:.0%}")
-        lines.append("| " + " | ".join([*cells, row["note"]]) + " |")
+                cells.append(f"{row.bytes / (row.time.us * 1e-6) / rate:.0%}")
+        lines.append("| " + " | ".join([*cells, row.note]) + " |")
     return "\n".join(lines)
 
 
-def _number(us: float) -> str:
+def _us(us: float) -> str:
     return f"{us:.2f}" if us < 1000 else f"{us:.0f}"

@@ -9,10 +9,11 @@ between `<!-- begin NAME -->` and `<!-- end NAME -->` in the page is replaced.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
+
+from page_blocks import filled
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, KEPT = ROOT / "docs" / "sanitizer.md", ROOT / "docs" / "sanitizer.json"
@@ -29,9 +30,13 @@ def main() -> None:
         for run in json.loads(Path(path).read_text(encoding="utf-8")):
             merge(kept, run)
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    text = PAGE.read_text(encoding="utf-8")
-    text = put(text, "planted", planted(kept["planted"]))
-    PAGE.write_text(put(text, "cases", cases(kept["cases"])), encoding="utf-8")
+    PAGE.write_text(page(kept), encoding="utf-8")
+
+
+def page(kept: dict[str, dict[str, Facts]]) -> str:
+    """The page's text with these results."""
+    bodies = {"planted": planted(kept["planted"]), "cases": cases(kept["cases"])}
+    return filled(PAGE.read_text(encoding="utf-8"), bodies)
 
 
 def merge(kept: dict[str, dict[str, Facts]], run: dict[str, Any]) -> None:
@@ -76,13 +81,6 @@ def cases(found: dict[str, Facts]) -> str:
     totals = [[f["findings"] for f in found[tool].values()] for tool in tools]
     row = [f"{sum(map(bool, one))} of {len(one)}" for one in totals]
     return "\n".join([*lines, "| all | " + " | ".join(row) + " |"])
-
-
-def put(text: str, name: str, body: str) -> str:
-    """The text with a block replaced."""
-    pattern = rf"(<!-- begin {name} -->\n).*?(<!-- end {name} -->)"
-    assert re.search(pattern, text, re.DOTALL), name
-    return re.sub(pattern, lambda m: f"{m[1]}{body}\n{m[2]}", text, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from dsv4c.source import random_source
 Progress = Callable[[str, int, int], None]
 
 _TORCH = 64
-"""Most sequences of a layer in torch: eager layers need memory for every head's keys."""
+"""Most sequences of a layer in torch, whose weights are bf16 and lie beside the plan's."""
 
 
 @dataclass(frozen=True, slots=True)

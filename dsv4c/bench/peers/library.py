@@ -34,13 +34,16 @@ FAMILIES = {
 }
 
 
-def experts(model: str, arch: str) -> tuple[router.Params, moe_gate_up.Params, moe_down.Params]:
-    """Parameters of the three kernels of a layer's experts."""
+def experts(
+    model: str, arch: str, shared: bool = True
+) -> tuple[router.Params, moe_gate_up.Params, moe_down.Params]:
+    """Parameters of the three kernels of a layer's experts, with the shared one or without."""
     count, top_k, hidden, width, scale = MODELS[model]
+    forms = FORMS if shared else (FORMS[0], "none")
     return (
         router.choose(count, top_k, hidden, 0, scale, arch),
-        moe_gate_up.choose(count, top_k, hidden, width, *FORMS, LIMIT, arch),
-        moe_down.choose(count, top_k, width, hidden, *FORMS, arch),
+        moe_gate_up.choose(count, top_k, hidden, width, *forms, LIMIT, arch),
+        moe_down.choose(count, top_k, width, hidden, *forms, arch),
     )
 
 
@@ -55,6 +58,7 @@ def wanted(arch: str) -> list[tuple[str, KernelParams]]:
         found.append((qnorm_rope_kv_insert.KIND, params))
     for model in MODELS:
         found += zip(KINDS, experts(model, arch), strict=True)
+        found += zip(KINDS[1:], experts(model, arch, shared=False)[1:], strict=True)
     return found
 
 

@@ -3,7 +3,8 @@
 Marlin: the two GEMMs alone, w13 and w2, on tokens that are sorted beforehand. Ours: choice of
 experts, grouping, w13, SwiGLU, w2, the shared expert and the sum. For equal results the shared
 expert's weights are zero and what Marlin leaves out is done in torch, untimed. A second row adds
-the shared expert's two products, bf16 by cuBLAS, to Marlin's side.
+the shared expert's two products, bf16 by cuBLAS, to Marlin's side; a third takes the shared expert
+away from ours.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dsv4c.ir.weight_codecs import dequantize
 TOKENS = {"Flash": (1, 2, 4, 8, 16, 32, 64, 128, 256), "Pro": (1, 8, 64)}
 E2M1 = 562949953487106  # vLLM's number of the weight type
 SETS, CHECKED, L2 = 4, 6, 1e-2
-SHARED = "the latter bf16, cuBLAS"
+SHARED, ROUTED = "the latter bf16, cuBLAS", "ours without a shared expert, too"
 BOUND = "relative L2 error of a token 1e-2, against float64"
 
 
@@ -34,7 +35,8 @@ def rows(folder: Path, kernels: Kernels) -> Iterator[PeerRow]:
     """Every model and number of tokens."""
     torch.ops.load_library(str(folder / LIBRARIES["marlin"]))
     for model in MODELS:
-        absent = [name for name in kernel_names(model) if name not in kernels]
+        names = [*kernel_names(model), *kernel_names(model, shared=False)]
+        absent = [name for name in names if name not in kernels]
         if absent:
             yield missing("Marlin", absent[0])
         else:
@@ -46,21 +48,23 @@ def _rows(model: str, kernels: Kernels) -> Iterator[PeerRow]:
     make = torch.Generator("cuda").manual_seed(0)
     weights = draw(model, make)
     ours, theirs = OurExperts(model, weights, kernels, make), _Marlin(model, weights)
-    shared = _Shared(model)
+    shared, alone = _Shared(model), ours.routed(model, kernels)
     for tokens in TOKENS[model]:
         steps = [ours.step(tokens, make) for _ in range(SETS)]
-        ratios = _check(model, weights, steps[0], ours, theirs)
-        sets = [(ours.call(step), theirs.call(step), shared.call(step)) for step in steps]
+        ratios = [_check(model, weights, steps[0], one, theirs) for one in (ours, alone)]
+        sides = (ours, theirs, shared, alone)
+        sets = [tuple(side.call(step) for side in sides) for step in steps]
         touched = sum(len(step.experts.unique()) for step in steps) / SETS
         _, _, hidden, width, _ = MODELS[model]
         moved = round(touched * 3 * hidden * width * 0.5625)
         case, note = f"{model}, B = {tokens}", f"{touched:.0f} experts touched"
-        for name, part, more in (
-            ("Marlin", (1,), note),
-            ("Marlin + shared expert", (1, 2), SHARED),
+        for name, mine, part, more in (
+            ("Marlin", 0, (1,), note),
+            ("Marlin + shared expert", 0, (1, 2), SHARED),
+            ("Marlin, routed experts", 3, (1,), ROUTED),
         ):
-            row = PeerRow(name, case, None, None, moved, *ratios, BOUND, more)
-            yield timed(row, sets, *(partial(_run, side) for side in ((0,), part)))
+            row = PeerRow(name, case, None, None, moved, *ratios[mine == 3], BOUND, more)
+            yield timed(row, sets, *(partial(_run, side) for side in ((mine,), part)))
 
 
 class _Marlin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,16 +51,16 @@ def draw(model: str, make: torch.Generator) -> Weights:
     return Weights(matrices(2 * width, hidden), matrices(hidden, width))
 
 
-def kernel_names(model: str) -> list[str]:
-    """Of router, gate and up, down."""
-    params = experts(model, "sm_90a")
+def kernel_names(model: str, shared: bool = True) -> list[str]:
+    """Of router, gate and up, down, with the shared expert or without."""
+    params = experts(model, "sm_90a", shared)
     return [
         FAMILIES[kind].kernel_name(one, "sm_90a") for kind, one in zip(KINDS, params, strict=True)
     ]
 
 
 class OurExperts:
-    """The three kernels of a layer's experts, with packed weights."""
+    """The three kernels of a layer's experts, with packed weights and zeros in the shared expert."""
 
     def __init__(
         self, model: str, weights: Weights, kernels: Kernels, make: torch.Generator
@@ -75,6 +76,14 @@ class OurExperts:
         self.w13 = [*_packed(halves, True), torch.stack([w13[2]] * 2, 1)]
         self.w2 = [*_packed([[t] for t in w2[:2]], False), w2[2]]
         self.shared = [_zeros(2 * width, hidden, True), _zeros(hidden, width, False)]
+
+    def routed(self, model: str, kernels: Kernels) -> OurExperts:
+        """The same with kernels that know no shared expert."""
+        found = copy.copy(self)
+        found.params = experts(model, "sm_90a", shared=False)
+        found.kernels = [kernels[name] for name in kernel_names(model, shared=False)]
+        found.shared = [[], []]
+        return found
 
     def step(self, tokens: int, make: torch.Generator) -> Step:
         """Random tokens, routed."""
@@ -93,7 +102,7 @@ class OurExperts:
             _, weights, order, offsets = routed
             given = (step.x, weights, order, offsets, *self.w13, *self.shared[0])
             self.kernels[1](*given, *acts)
-            given = (acts[0], order, offsets, acts[1], *self.w2, *self.shared[1])
+            given = (acts[0], order, offsets, *acts[1:], *self.w2, *self.shared[1])
             self.kernels[2](*given, y, *spaces[1])
             return y
 
@@ -108,7 +117,9 @@ class OurExperts:
 
         pairs = (tokens, top_k)
         routed = [empty(t, *pairs) for t in (torch.int32, torch.float32, torch.int32)]
-        acts = [empty(torch.bfloat16, *pairs, width), empty(torch.bfloat16, tokens, width)]
+        acts = [empty(torch.bfloat16, *pairs, width)]
+        if self.shared[0]:
+            acts.append(empty(torch.bfloat16, tokens, width))
         return (
             [*routed, empty(torch.int32, count + 1)],
             acts,

@@ -20,7 +20,7 @@ from dsv4c.bench.peers import marlin_weights
 from dsv4c.bench.peers.compare import LIBRARIES, missing
 from dsv4c.bench.peers.library import LIMIT, MODELS, Kernels
 from dsv4c.bench.peers.our_experts import OurExperts, Step, Weights, draw, kernel_names
-from dsv4c.bench.peers.side_by_side import timed
+from dsv4c.bench.peers.side_by_side import timed_rows
 from dsv4c.bench.results import PeerRow
 from dsv4c.ir.weight_codecs import dequantize
 
@@ -28,6 +28,8 @@ TOKENS = {"Flash": (1, 2, 4, 8, 16, 32, 64, 128, 256), "Pro": (1, 8, 64)}
 E2M1 = 562949953487106  # vLLM's number of the weight type
 SETS, CHECKED, L2 = 4, 6, 1e-2
 SHARED, ROUTED = "the latter bf16, cuBLAS", "ours without a shared expert, too"
+# What runs of (ours, Marlin, the shared expert, ours without it) on each side.
+PARTS = ((0,), (1,), (1, 2), (3,))
 BOUND = "relative L2 error of a token 1e-2, against float64"
 
 
@@ -35,36 +37,41 @@ def rows(folder: Path, kernels: Kernels) -> Iterator[PeerRow]:
     """Every model and number of tokens."""
     torch.ops.load_library(str(folder / LIBRARIES["marlin"]))
     for model in MODELS:
-        names = [*kernel_names(model), *kernel_names(model, shared=False)]
-        absent = [name for name in names if name not in kernels]
-        if absent:
-            yield missing("Marlin", absent[0])
+        whole, routed = (
+            [name for name in kernel_names(model, shared) if name not in kernels]
+            for shared in (True, False)
+        )
+        if whole:
+            yield missing("Marlin", whole[0])
         else:
-            yield from _rows(model, kernels)
+            yield from _rows(model, kernels, alone=not routed)
         torch.cuda.empty_cache()
 
 
-def _rows(model: str, kernels: Kernels) -> Iterator[PeerRow]:
+def _rows(model: str, kernels: Kernels, alone: bool) -> Iterator[PeerRow]:
     make = torch.Generator("cuda").manual_seed(0)
     weights = draw(model, make)
     ours, theirs = OurExperts(model, weights, kernels, make), _Marlin(model, weights)
-    shared, alone = _Shared(model), ours.routed(model, kernels)
+    mine = [ours, *([ours.routed(model, kernels)] if alone else [])]
+    sides = [ours, theirs, _Shared(model), *mine[1:]]
     for tokens in TOKENS[model]:
         steps = [ours.step(tokens, make) for _ in range(SETS)]
-        ratios = [_check(model, weights, steps[0], one, theirs) for one in (ours, alone)]
-        sides = (ours, theirs, shared, alone)
+        ratios = [_check(model, weights, steps[0], one, theirs) for one in mine]
         sets = [tuple(side.call(step) for side in sides) for step in steps]
         touched = sum(len(step.experts.unique()) for step in steps) / SETS
         _, _, hidden, width, _ = MODELS[model]
         moved = round(touched * 3 * hidden * width * 0.5625)
-        case, note = f"{model}, B = {tokens}", f"{touched:.0f} experts touched"
-        for name, mine, part, more in (
-            ("Marlin", 0, (1,), note),
-            ("Marlin + shared expert", 0, (1, 2), SHARED),
-            ("Marlin, routed experts", 3, (1,), ROUTED),
-        ):
-            row = PeerRow(name, case, None, None, moved, *ratios[mine == 3], BOUND, more)
-            yield timed(row, sets, *(partial(_run, side) for side in ((mine,), part)))
+        facts = (f"{model}, B = {tokens}", None, None, moved)
+        note = f"{touched:.0f} experts touched"
+        compared = [
+            (PeerRow("Marlin", *facts, *ratios[0], BOUND, note), 0, 1),
+            (PeerRow("Marlin + shared expert", *facts, *ratios[0], BOUND, SHARED), 0, 2),
+        ]
+        if alone:
+            row = PeerRow("Marlin, routed experts", *facts, *ratios[1], BOUND, ROUTED)
+            compared.append((row, 3, 1))
+        parts = PARTS[: len(sides)]
+        yield from timed_rows(compared, sets, *(partial(_run, part) for part in parts))
 
 
 class _Marlin:

@@ -17,10 +17,27 @@ _REPLAYS = 11
 
 def timed(row: PeerRow, sets: Sequence[S], *sides: Callable[[S], object]) -> PeerRow:
     """The row with the times of ours and the peer's side; without, where results differ."""
-    if max(row.ratio, row.peer_ratio) > 1:
-        return msgspec.structs.replace(row, note="results differ")
-    ours, theirs = side_by_side(sets, *sides)
-    return msgspec.structs.replace(row, time=ours, peer_time=theirs)
+    (found,) = timed_rows([(row, 0, 1)], sets, *sides)
+    return found
+
+
+def timed_rows(
+    rows: Sequence[tuple[PeerRow, int, int]], sets: Sequence[S], *sides: Callable[[S], object]
+) -> list[PeerRow]:
+    """Rows with the times of two sides each; none of them where results of one differ.
+
+    Args:
+        rows: with the numbers of our side and of the peer's.
+        sets: as `side_by_side` takes them.
+        sides: all of them are timed in turns.
+    """
+    if any(max(row.ratio, row.peer_ratio) > 1 for row, _, _ in rows):
+        return [msgspec.structs.replace(row, note="results differ") for row, _, _ in rows]
+    times = side_by_side(sets, *sides)
+    return [
+        msgspec.structs.replace(row, time=times[ours], peer_time=times[theirs])
+        for row, ours, theirs in rows
+    ]
 
 
 def side_by_side(sets: Sequence[S], *sides: Callable[[S], object]) -> list[Time]:

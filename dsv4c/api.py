@@ -273,6 +273,11 @@ def _kernel(
         resources.smem,
         [manifest.PackedOperand(list(one.inputs), one.packing) for one in source.packed],
         hand_edited,
+        [
+            manifest.Tile(lookup.kind, one.most, one.values, one.origin)
+            for lookup in source.tiles
+            for one in lookup.chosen
+        ],
     )
 
 

@@ -29,6 +29,7 @@ COMMANDS = {
     "repro": "Cut a kernel or node out of a plan, to run alone.",
     "run": "Evaluate a text, or check every node of a plan.",
     "synth": "Write a checkpoint with random weights.",
+    "tune": "Measure tiles of kernels, and keep the fastest as data.",
 }
 
 

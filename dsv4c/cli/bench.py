@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dsv4c.cli.benched import print_bench
-from dsv4c.cli.options import debug_option, json_option
+from dsv4c.cli.options import Counts, debug_option, json_option
 from dsv4c.cli.progress import progress
 from dsv4c.cli.random_model import random_options
 from dsv4c.cli.render import emit_json
@@ -24,28 +24,13 @@ if TYPE_CHECKING:
 _RANDOM = ("layers", "seed", "experts", "attention")
 
 
-class _Counts(click.ParamType[list[int]]):
-    name = "1,8,64"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int]:
-        try:
-            counts = [int(number) for number in str(value).split(",")]
-        except ValueError:
-            counts = []
-        if not counts or min(counts) < 1:
-            self.fail(f"{value!r} is not a list of positive numbers such as 1,8,64", param, ctx)
-        return counts
-
-
 _OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command("bench")
 @click.argument("plan", metavar="PLAN|CONFIG")
 @click.option(
-    "--sequences", type=_Counts(), default="1", show_default=True, help="Of the decode steps."
+    "--sequences", type=Counts(), default="1", show_default=True, help="Of the decode steps."
 )
 @click.option(
     "--context",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from dsv4c.cli.render import byte_count, heading, layer_list, pairs, table, warn
+from dsv4c.cli.tuned import print_tiles
 from dsv4c.report.explained import (
     CodeDoc,
     Document,
@@ -129,6 +130,9 @@ def _kernel(one: KernelDoc) -> None:
             f"{len(one['tensors'])} checkpoint tensors": _few(one["tensors"]),
         }
     )
+    if one["tiles"]:
+        heading("tiles")
+        print_tiles(one["tiles"])
     heading("rules")
     counts: dict[tuple[str, str, str], int] = {}
     for remark in one["rules"]:

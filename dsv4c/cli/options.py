@@ -71,6 +71,23 @@ def debug_option(function: F) -> F:
     )(function)
 
 
+class Counts(click.ParamType[list[int]]):
+    """Positive numbers such as 1,8,64."""
+
+    name = "1,8,64"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int]:
+        try:
+            counts = [int(number) for number in str(value).split(",")]
+        except ValueError:
+            counts = []
+        if not counts or min(counts) < 1:
+            self.fail(f"{value!r} is not a list of positive numbers such as 1,8,64", param, ctx)
+        return counts
+
+
 def json_option(function: F) -> F:
     """`--json`, passed as `as_json`."""
     return click.option(

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import click
 
 from dsv4c.cli.render import byte_count, heading, layer_list, pairs, table, warn
+from dsv4c.cli.tuned import print_tiles
 from dsv4c.report.arena import ArenaView
 from dsv4c.report.events import EventsView, events_view
 from dsv4c.report.ir import IrView, ir_view
@@ -103,6 +104,7 @@ def _kernels(view: KernelsView) -> None:
         click.echo("no generated kernels")
     else:
         _kernel_table(view["kernels"])
+        _measured_tiles(view["kernels"])
     click.echo(f"\ndecode steps: {'CUDA graphs' if view['graphs'] else 'eager'}")
     heading(f"on torch references: {view['reference_nodes']} nodes")
     table(("kind", "nodes"), [(one["kind"], one["nodes"]) for one in view["reference"]])
@@ -123,6 +125,15 @@ def _kernel_table(kernels: list[KernelView]) -> None:
             for one in kernels
         ],
     )
+
+
+def _measured_tiles(kernels: list[KernelView]) -> None:
+    """Tiles that are not those of the tables."""
+    found = [(one["name"], tile) for one in kernels for tile in one["tiles"]]
+    found = [(name, tile) for name, tile in found if tile["origin"] != "table"]
+    if found:
+        heading("measured tiles")
+        print_tiles([tile for _, tile in found], *(name for name, _ in found))
 
 
 def _memory(view: MemoryView) -> None:

@@ -17,7 +17,8 @@ from dsv4c.errors import DsvError
 from dsv4c.folders import beside, locked, work_folder
 
 MANIFEST = "manifest.json"
-_FAMILY = "dsv4c.plan/"  # of every version's schema
+# What a folder is, and the schemas of every version of its manifest.
+_FAMILIES = {"plan": "dsv4c.plan/", "tuning folder": "dsv4c.tune/"}
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
@@ -26,25 +27,32 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def inside(root: Path, name: str) -> Path:
+def inside(root: Path, name: str, what: str = "plan") -> Path:
     """The file `name` of a plan: a plain relative path to a regular file, no link on the way.
+
+    Args:
+        root: the folder.
+        name: of the file.
+        what: the folder is, for messages.
 
     Raises:
         DsvError: DSV231 otherwise, or if it does not exist.
     """
     parts = name.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
-        raise _malformed(root, "a plain relative file name", repr(name))
+        raise _malformed(root, "a plain relative file name", repr(name), what)
     path = root
     for part in parts:
         path = path / part
         try:
             mode = path.lstat().st_mode
         except OSError as error:
-            raise _malformed(root, f"the file {name}", error.strerror or "nothing") from error
+            found = error.strerror or "nothing"
+            raise _malformed(root, f"the file {name}", found, what) from error
         wanted = stat.S_ISREG(mode) if part == parts[-1] else stat.S_ISDIR(mode)
         if not wanted:
-            raise _malformed(root, f"{name} to be a regular file", "a link or a special file")
+            found = "a link or a special file"
+            raise _malformed(root, f"{name} to be a regular file", found, what)
     return path
 
 
@@ -76,72 +84,76 @@ class HashedFile:
         return self._hash.hexdigest()
 
 
-def verify_files(root: Path, files: dict[str, str]) -> None:
+def verify_files(root: Path, files: dict[str, str], what: str = "plan") -> None:
     """Raise DsvError DSV231 or DSV232 unless every file is there with its recorded hash."""
     for name, digest in files.items():
-        path = inside(root, name)
+        path = inside(root, name, what)
         found = sha256(path)
         if found != digest:
             raise DsvError(
                 "DSV232",
-                "a file of the plan differs from its recorded hash",
+                f"a file of the {what} differs from its recorded hash",
                 where=str(path),
                 expected=f"sha256 {digest}",
                 found=found,
-                hint="the file was changed or damaged; compile the plan again",
+                hint=f"the file was changed or damaged; {_again(what)}",
             )
 
 
 @contextmanager
-def replaced_folder(out: Path) -> Generator[Path]:
+def replaced_folder(out: Path, what: str = "plan") -> Generator[Path]:
     """A new folder beside `out` that takes its place when the body ends well, else vanishes.
 
     A link is followed: what it leads to is replaced. What killed compiles have left there vanishes.
 
+    Args:
+        out: the folder.
+        what: it is, `plan` or `tuning folder`.
+
     Raises:
-        DsvError: DSV102 if `out` exists and is no plan; DSV603 if the disk refuses.
+        DsvError: DSV102 if `out` exists and is no such folder; DSV603 if the disk refuses.
     """
     out = out.resolve()
     work = out
     try:
-        with work_folder(out, _require_replaceable) as work:
+        with work_folder(out, lambda path: _require_replaceable(path, what)) as work:
             yield work
             with locked(out.parent):
-                _swap(work, out)
+                _swap(work, out, what)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise DsvError(
             "DSV603",
-            "the disk is full" if full else "the plan cannot be written",
+            "the disk is full" if full else f"the {what} cannot be written",
             where=str(error.filename or out).replace(str(work), str(out)),
             found=error.strerror or str(error),
             hint="free disk space, or choose another place",
         ) from error
 
 
-def _require_replaceable(out: Path) -> None:
-    """Raise DsvError DSV102 unless `out` is not there, or a folder that holds nothing or a plan."""
+def _require_replaceable(out: Path, what: str) -> None:
+    """Raise DsvError DSV102 unless `out` is not there, holds nothing, or is a `what`."""
     if not out.exists():
         return
     try:
         if not any(out.iterdir()):
             return
         head = json.loads((out / MANIFEST).read_bytes())
-        known = str(head["schema"]).startswith(_FAMILY)
+        known = str(head["schema"]).startswith(_FAMILIES[what])
     except (OSError, ValueError, LookupError, TypeError):
         known = False
     if not known:
         raise DsvError(
             "DSV102",
-            "the output path exists and is not a plan",
+            f"the output path exists and is not a {what}",
             where=str(out),
-            expected="a new path, an empty folder or an earlier plan",
+            expected=f"a new path, an empty folder or an earlier {what}",
             hint="choose another path",
         )
 
 
-def _swap(work: Path, out: Path) -> None:
-    _require_replaceable(out)
+def _swap(work: Path, out: Path, what: str) -> None:
+    _require_replaceable(out, what)
     old: Path | None = None
     if out.exists():
         old = beside(out)
@@ -156,12 +168,16 @@ def _swap(work: Path, out: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _malformed(root: Path, expected: str, found: str) -> DsvError:
+def _again(what: str) -> str:
+    return "compile the plan again" if what == "plan" else "make it again"
+
+
+def _malformed(root: Path, expected: str, found: str, what: str) -> DsvError:
     return DsvError(
         "DSV231",
-        "the plan is incomplete or malformed",
+        f"the {what} is incomplete or malformed",
         where=str(root),
         expected=expected,
         found=found,
-        hint="compile the plan again",
+        hint=_again(what),
     )

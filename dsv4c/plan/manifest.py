@@ -37,6 +37,18 @@ class PackedOperand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     packing: str
 
 
+class Tile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tile of a kernel: for batches of up to `most` tokens, 0 for any (`dsv4c.codegen.tuned`).
+
+    `origin` is `table`, or the card that it was measured on.
+    """
+
+    kind: str
+    most: int
+    values: dict[str, int | bool | str]
+    origin: str
+
+
 class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One generated kernel. Its source is `kernels/NAME/source.py`; resources are per thread or block."""
 
@@ -51,6 +63,7 @@ class Kernel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     smem: int
     packed: list[PackedOperand] = []
     hand_edited: bool = False
+    tiles: list[Tile] = []
 
 
 class Component(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -28,6 +28,7 @@ from dsv4c.report.explained import (
     WeightDoc,
 )
 from dsv4c.report.gone import about, gone_doc
+from dsv4c.report.kernels import tiles_view
 from dsv4c.report.passes import PassesView, passes_view
 from dsv4c.report.provenance import Provenance
 from dsv4c.report.rules import rule_doc, rule_names, template_doc
@@ -183,6 +184,7 @@ class Explainer:
             "source": str(source) if source.is_file() else "",
             "cache_key": made.cache_key if made else "",
             "resources": self._resources(name),
+            "tiles": tiles_view(made),
             "nodes": [node.name for node in nodes],
             "layers": sorted({layer for one in origins for layer in one["layers"]}),
             "tensors": list(dict.fromkeys(t for one in origins for t in one["tensors"])),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from dsv4c.ir.graph import Attr
+from dsv4c.report.kernels import TileView
 from dsv4c.report.passes import PassView, RemarkView
 from dsv4c.report.provenance import OriginView
 
@@ -92,6 +93,7 @@ class KernelDoc(TypedDict):
     source: str
     cache_key: str
     resources: Resources
+    tiles: list[TileView]
     nodes: list[str]
     layers: list[int]
     tensors: list[str]

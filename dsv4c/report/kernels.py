@@ -15,6 +15,15 @@ if TYPE_CHECKING:
 REFERENCE = "reference"
 
 
+class TileView(TypedDict):
+    """How batches of up to `most` tokens (0: any) are worked on, and where that is from."""
+
+    kind: str
+    most: int
+    values: dict[str, int | bool | str]
+    origin: str
+
+
 class KernelView(TypedDict):
     """Resources are None where the kernel has not been compiled."""
 
@@ -24,6 +33,7 @@ class KernelView(TypedDict):
     registers: int | None
     spills: int | None
     smem: int | None
+    tiles: list[TileView]
 
 
 class ReferenceView(TypedDict):
@@ -56,6 +66,14 @@ def kernels_view(graph: Graph, selection: Selection, compiled: Mapping[str, Kern
     }
 
 
+def tiles_view(compiled: Kernel | None) -> list[TileView]:
+    """Tiles of a kernel; none where it has not been compiled, or its tiles are never measured."""
+    return [
+        {"kind": one.kind, "most": one.most, "values": one.values, "origin": one.origin}
+        for one in (compiled.tiles if compiled else ())
+    ]
+
+
 def _kernel(name: str, layers: list[int | None], compiled: Kernel | None) -> KernelView:
     return {
         "name": name,
@@ -64,4 +82,5 @@ def _kernel(name: str, layers: list[int | None], compiled: Kernel | None) -> Ker
         "registers": compiled.registers if compiled else None,
         "spills": compiled.spills if compiled else None,
         "smem": compiled.smem if compiled else None,
+        "tiles": tiles_view(compiled),
     }

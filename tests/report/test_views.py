@@ -118,6 +118,7 @@ def test_kernels_and_what_is_left_to_torch(graph: Graph) -> None:
                 "registers": 168,
                 "spills": 0,
                 "smem": 4096,
+                "tiles": [],
             }
         ],
         "reference": [{"kind": "embed", "nodes": 1}],

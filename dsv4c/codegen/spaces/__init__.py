@@ -19,6 +19,8 @@ MODULES: dict[str, str] = {
     "mhc_first": "dsv4c.codegen.spaces.mhc_site",
     "mhc_head": "dsv4c.codegen.spaces.mhc_site",
 }
+# Kinds whose tile depends on its bucket: a candidate is tried among the other tiles, not alone.
+WHOLE = ("moe_gate_up", "moe_down")
 
 Values = Mapping[str, int | bool | str]
 Shape = Mapping[str, int | str | tuple[int, ...]]

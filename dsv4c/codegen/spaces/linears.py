@@ -10,7 +10,9 @@ from dsv4c.codegen.tiles.linears import LargeTile, SmallTile
 
 SMEM = 232448
 BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
-MOST_STAGES, MOST_WARPS = 12, 16
+MOST_STAGES, MOST_WARPS, FEW = 12, 16, 16
+# Of an H100; with as many tiles, each block has one.
+SMS = 132
 # Of a stage of 4-bit weights: scales of a unit of 32 rows x 64 of K.
 SCALES = 128
 
@@ -25,7 +27,7 @@ def legal(values: Values, shape: Shape) -> str | None:
 def _small(tile: SmallTile, shape: Shape) -> str | None:
     depth, bits = number(shape, "depth"), _bits(shape)
     least, widest = 16 // max(bits), 16 // min(bits)
-    used = small_bytes(tile, widest)
+    used = small_bytes(tile, shape)
     room = SMEM // 2 if tile.beside else SMEM
     checks = (
         (used <= room, f"needs {used} bytes of shared memory of {room}"),
@@ -46,12 +48,21 @@ def _small(tile: SmallTile, shape: Shape) -> str | None:
     return next((reason for ok, reason in checks if not ok), None)
 
 
-def small_bytes(tile: SmallTile, widest: int) -> int:
-    """Of shared memory: the ring with its barriers, sums; `widest` is 16 over the fewest bits."""
+def small_bytes(tile: SmallTile, shape: Shape) -> int:
+    """Of shared memory: the ring with its barriers, and sums.
+
+    The ring of a block that has one tile becomes the sums; else those of few tokens have two buffers.
+    """
+    bits, rows = _bits(shape), shape["rows"]
+    assert isinstance(rows, tuple | list)
+    widest = 16 // min(bits)
     scales = tile.rows * 4 // 32 * tile.depth // 64 * SCALES if widest == 4 else 0
-    stage = (tile.rows + tile.tokens) * tile.depth * 2 + scales
+    stage = (tile.rows + tile.tokens) * tile.depth * 2
     sums = tile.warps_k * tile.tokens * (tile.rows * widest + 4) * 4
-    return tile.stages * (stage + 16) + sums
+    tiles = sum(-(-n // (tile.rows * 16 // one)) for n, one in zip(rows, bits, strict=True))
+    alone = tiles <= SMS and sums <= tile.stages * stage
+    buffers = 0 if alone else 2 if tile.tokens <= FEW else 1
+    return tile.stages * (stage + scales + 16) + buffers * sums
 
 
 def _large(tile: LargeTile, shape: Shape) -> str | None:
@@ -81,9 +92,7 @@ def near(values: Values, shape: Shape) -> Iterator[dict[str, int | bool | str]]:
     if "depth" not in values:
         yield from _near_large(values, shape)
         return
-    # A cluster that shares K gives each block whole stages of it.
-    deep = (1, 2, 4, 8, 16) if values["cluster"] == 1 else ()
-    depths = [64 * int(values["warps_k"]) * n for n in deep] or [int(values["depth"])]
+    depths = [64 * int(values["warps_k"]) * n for n in (1, 2, 4, 8, 16)]
     found = (
         {**values, "rows": rows, "warps_m": warps, "depth": depth, "beside": beside}
         for rows, warps, depth, beside in product(

@@ -1,0 +1,186 @@
+"""Winners of a measured tuning folder -> the data files that kernels take their tiles from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from dsv4c.codegen.spaces import MODULES, space_of
+from dsv4c.codegen.tuned import Entry, Timed, decode, encode
+from dsv4c.errors import DsvError
+from dsv4c.tune.results import BucketRow, CandidateRow, Measured, Results
+
+LEAST = 0.01
+"""A win is at least this share of the present tile's time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a bucket.
+
+    Attributes:
+        row: the bucket.
+        best: the candidate that is taken, or None for the present tile.
+        times: of the best, else of the candidate that came closest; empty if none has times.
+        why: one clause.
+    """
+
+    row: BucketRow
+    best: CandidateRow | None
+    times: list[Timed]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Times of the present tile at one T, before and after its candidates."""
+
+    us: float
+    low: float
+    high: float
+
+
+def verdicts(found: Results) -> list[Verdict]:
+    """Of each bucket.
+
+    A candidate is taken if at no T of the bucket it is slower than the present tile beyond the
+    spread, and at one at least it is faster beyond the spread and by `LEAST`: the quartiles of both
+    do not overlap. Of several, the one with the largest gain over all T.
+    """
+    return [_verdict(row) for row in found.buckets]
+
+
+def _verdict(row: BucketRow) -> Verdict:
+    present = _present(row.present)
+    timed = [one for one in row.candidates if all(each.time for each in one.measured)]
+    if not present or not timed:
+        return Verdict(row, None, [], "no candidate ran" if present else "the kernel has no times")
+    taken = [one for one in timed if _wins(one, present)]
+    best = max(taken or timed, key=lambda one: _gain(one, present))
+    times = [
+        Timed(each.tokens, round(each.time.us, 3), round(present[each.tokens].us, 3))
+        for each in best.measured
+        if each.time is not None
+    ]
+    if taken:
+        return Verdict(row, best, times, "faster beyond the spread")
+    return Verdict(row, None, times, "no candidate is faster beyond the spread")
+
+
+def _present(measured: Sequence[Measured]) -> dict[int, _Range]:
+    found: dict[int, _Range] = {}
+    for tokens in sorted({one.tokens for one in measured}):
+        times = [one.time for one in measured if one.tokens == tokens and one.time is not None]
+        if times:
+            us = sum(time.us for time in times) / len(times)
+            low, high = min(time.low for time in times), max(time.high for time in times)
+            found[tokens] = _Range(us, low, high)
+    return found
+
+
+def _wins(one: CandidateRow, present: dict[int, _Range]) -> bool:
+    won = False
+    for each in one.measured:
+        time, base = each.time, present.get(each.tokens)
+        if time is None or base is None or time.low > base.high:
+            return False
+        won = won or (time.high < base.low and time.us < (1 - LEAST) * base.us)
+    return won
+
+
+def _gain(one: CandidateRow, present: dict[int, _Range]) -> float:
+    """Sum of log(present / candidate)."""
+    pairs = [(each.time, present.get(each.tokens)) for each in one.measured]
+    return sum(math.log(base.us / time.us) for time, base in pairs if time and base)
+
+
+def apply_results(found: Results, into: Path | None = None) -> list[Verdict]:
+    """Write the winners into data files, one per kind of tile; other entries there stay.
+
+    Args:
+        found: of `measure_folder`.
+        into: folder of the files; that of this installation by default.
+
+    Raises:
+        DsvError: DSV101, a file there is none of dsv4c, or a tile is not legal for its shape; DSV603,
+            a file cannot be written.
+    """
+    folder = into or Path(str(resources.files("dsv4c.codegen.tiles") / "data"))
+    result = verdicts(found)
+    for kind in sorted({one.row.kind for one in result}):
+        if kind not in MODULES:
+            known = ", ".join(MODULES)
+            raise DsvError("DSV101", "no such kind of tile", expected=known, found=kind)
+        path = folder / f"{kind}.json"
+        old = decode(path.read_bytes(), kind) if path.is_file() else ()
+        new = _merged(old, found, [one for one in result if one.row.kind == kind])
+        if new != list(old):
+            _write(path, encode(kind, new) if new else None)
+    return result
+
+
+def _merged(old: Sequence[Entry], found: Results, result: Sequence[Verdict]) -> list[Entry]:
+    kept = {_key(one): one for one in old}
+    for one in result:
+        row = one.row
+        key = _key(Entry(found.target, row.shape, row.most, row.tile, row.table, "", []))
+        # The table was edited since the entry was measured, or its own tile is the fastest again.
+        if key in kept and (kept[key].beats != row.table or _is_table(one)):
+            del kept[key]
+        if one.best is not None and not _is_table(one):
+            _require_legal(row, one.best)
+            facts = (found.card.name, one.times)
+            kept[key] = Entry(found.target, row.shape, row.most, one.best.tile, row.table, *facts)
+    return list(kept.values())
+
+
+def _is_table(one: Verdict) -> bool:
+    return one.best is not None and one.best.tile == one.row.table
+
+
+def _key(one: Entry) -> tuple[str, str, int]:
+    return one.arch, repr(sorted(_plain(one))), one.most
+
+
+def _plain(one: Entry) -> Iterator[tuple[str, str]]:
+    for name, size in one.shape.items():
+        yield name, str(list(size)) if isinstance(size, tuple | list) else str(size)
+
+
+def _require_legal(row: BucketRow, best: CandidateRow) -> None:
+    try:
+        reason = space_of(row.kind).legal(best.tile, row.shape)
+    except (TypeError, KeyError, ValueError, AssertionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    if best.tile.keys() != row.table.keys():
+        reason = f"fields {', '.join(best.tile)}"
+    if reason is not None:
+        raise DsvError(
+            "DSV101",
+            "a measured tile is none that the kernel may have",
+            where=best.name,
+            found=reason,
+            hint="measure again with this version of dsv4c",
+        )
+
+
+def _write(path: Path, text: bytes | None) -> None:
+    try:
+        if text is None:
+            path.unlink(missing_ok=True)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_bytes(text)
+        part.replace(path)
+    except OSError as error:
+        raise DsvError(
+            "DSV603",
+            "the measured tiles cannot be written",
+            where=str(path),
+            found=error.strerror or str(error),
+            hint="name a folder with --into",
+        ) from error

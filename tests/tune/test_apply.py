@@ -1,0 +1,165 @@
+"""Which candidates win, and what the data files say then."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dsv4c.bench.results import Card, Time
+from dsv4c.codegen.kernels import mhc_seam
+from dsv4c.codegen.render import render
+from dsv4c.codegen.tuned import Chosen, Entry, Values, decode, encode
+from dsv4c.errors import DsvError
+from dsv4c.tune.apply import apply_results, verdicts
+from dsv4c.tune.folder import Shape
+from dsv4c.tune.results import (
+    SCHEMA,
+    BucketRow,
+    CandidateRow,
+    Measured,
+    Results,
+    read_results,
+)
+from dsv4c.tune.results import encode as encode_results
+
+CARD = Card("NVIDIA H100", "2.11", 50_000_000, 3e12, 7e14, None)
+PRESENT: Chosen = render("mhc_seam", mhc_seam.choose(4096), "sm_90a").tiles[0].chosen[0]
+SHAPE: Shape = {"site": "mhc_seam", "width": 4096}
+Spread = tuple[float, float, float]
+BASE: dict[int, tuple[Spread, Spread]] = {
+    1: ((5.0, 4.95, 5.05), (5.1, 5.0, 5.15)),
+    64: ((8.0, 7.9, 8.1), (8.0, 7.9, 8.1)),
+}
+
+
+def tile(**changes: int | bool) -> Values:
+    return {**PRESENT.table, **changes}
+
+
+def candidate(name: str, times: dict[int, Spread | str], values: Values) -> CandidateRow:
+    measured = [
+        Measured(tokens, problem=time) if isinstance(time, str) else Measured(tokens, Time(*time))
+        for tokens, time in times.items()
+    ]
+    return CandidateRow(name, values, measured)
+
+
+def results(*candidates: CandidateRow, present: Values | None = None) -> Results:
+    base = [Measured(tokens, Time(*one)) for tokens, pair in BASE.items() for one in pair]
+    row = BucketRow(
+        *("mhc_seam_4096", "mhc_seam", SHAPE, PRESENT.most),
+        *(present or PRESENT.table, PRESENT.table, "table", base, list(candidates)),
+    )
+    return Results(SCHEMA, "0.1.0", "sm_90a", "synthetic", CARD, 4095, [row])
+
+
+FAST: dict[int, Spread | str] = {1: (4.5, 4.4, 4.6), 64: (8.0, 7.9, 8.1)}
+
+
+def test_faster_beyond_the_spread_wins() -> None:
+    (found,) = verdicts(results(candidate("fast", FAST, tile(teams=7))))
+    assert found.best is not None
+    assert found.best.name == "fast"
+    assert [(one.tokens, one.us, one.beaten_us) for one in found.times] == [
+        (1, 4.5, 5.05),
+        (64, 8.0, 8.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("times", "why"),
+    [
+        # Its upper quartile lies above the present tile's lower one.
+        ({1: (4.9, 4.8, 4.96), 64: (8.0, 7.9, 8.1)}, "no candidate is faster beyond the spread"),
+        # Beyond the spread, but by less than 1 %.
+        ({1: (5.05, 5.0, 5.1), 64: (7.93, 7.85, 7.89)}, "no candidate is faster beyond the spread"),
+        # Slower elsewhere in the bucket.
+        ({1: (4.0, 3.9, 4.1), 64: (8.5, 8.4, 8.6)}, "no candidate is faster beyond the spread"),
+        ({1: (4.0, 3.9, 4.1), 64: "other bits than the present tile's"}, "no candidate ran"),
+    ],
+)
+def test_what_does_not_win(times: dict[int, Spread | str], why: str, tmp_path: Path) -> None:
+    found = results(candidate("slow", times, tile(teams=7)))
+    (one,) = apply_results(found, tmp_path)
+    assert (one.best, one.why) == (None, why)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_several_the_one_with_the_largest_gain() -> None:
+    more: dict[int, Spread | str] = {1: (4.6, 4.5, 4.7), 64: (7.0, 6.9, 7.1)}
+    found = results(candidate("fast", FAST, tile(teams=7)), candidate("more", more, tile(teams=2)))
+    (one,) = verdicts(found)
+    assert one.best is not None
+    assert one.best.name == "more"
+
+
+def entries_in(folder: Path) -> list[Entry]:
+    return list(decode((folder / "mhc_seam.json").read_bytes(), "mhc_seam"))
+
+
+def test_the_file_is_written_and_its_other_entries_stay(tmp_path: Path) -> None:
+    other = Entry("sm_100a", {"site": "mhc_seam", "width": 9}, 0, tile(), tile(), "B200", [])
+    (tmp_path / "mhc_seam.json").write_bytes(encode("mhc_seam", [other]))
+    apply_results(results(candidate("fast", FAST, tile(teams=7))), tmp_path)
+    kept, new = entries_in(tmp_path)
+    assert kept == other
+    assert (new.arch, new.most, new.card) == ("sm_90a", PRESENT.most, "NVIDIA H100")
+    assert (new.tile, new.beats) == (tile(teams=7), PRESENT.table)
+    before = (tmp_path / "mhc_seam.json").read_bytes()
+    apply_results(results(candidate("fast", FAST, tile(teams=7))), tmp_path)
+    assert (tmp_path / "mhc_seam.json").read_bytes() == before
+
+
+def test_the_tables_own_tile_may_win_back(tmp_path: Path) -> None:
+    apply_results(results(candidate("fast", FAST, tile(teams=7))), tmp_path)
+    again = results(candidate("table", FAST, tile()), present=tile(teams=7))
+    apply_results(again, tmp_path)
+    assert entries_in(tmp_path) == [] if (tmp_path / "mhc_seam.json").exists() else True
+
+
+def test_an_entry_against_a_table_that_was_edited_goes(tmp_path: Path) -> None:
+    shape = {"site": "mhc_seam", "width": 4096}
+    stale = Entry("sm_90a", {**shape}, PRESENT.most, tile(), tile(groups=1), "H100", [])
+    (tmp_path / "mhc_seam.json").write_bytes(encode("mhc_seam", [stale]))
+    apply_results(results(candidate("slow", {1: "x", 64: "x"}, tile(teams=7))), tmp_path)
+    assert not (tmp_path / "mhc_seam.json").exists()
+
+
+def test_a_kernel_renders_with_what_was_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply_results(results(candidate("fast", FAST, tile(teams=7))), tmp_path)
+    monkeypatch.setattr("dsv4c.codegen.tuned.entries", lambda kind: tuple(entries_in(tmp_path)))
+    source = render("mhc_seam", mhc_seam.choose(4096), "sm_90a")
+    assert source.tiles[0].chosen[0].values == tile(teams=7)
+    assert source.tiles[0].chosen[0].origin == "measured on NVIDIA H100"
+
+
+@pytest.mark.parametrize("values", [tile(teams=99), {"teams": 7}, {**tile(), "nothing": 1}])
+def test_a_tile_that_is_not_legal_is_refused(values: Values, tmp_path: Path) -> None:
+    with pytest.raises(DsvError, match="DSV101: a measured tile is none that the kernel may have"):
+        apply_results(results(candidate("bad", FAST, values)), tmp_path)
+
+
+def test_results_round_trip(tmp_path: Path) -> None:
+    found = results(candidate("fast", FAST, tile(teams=7)), candidate("lost", {1: "hung"}, tile()))
+    path = tmp_path / "results.json"
+    path.write_bytes(encode_results(found))
+    assert read_results(path) == found
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"\x80\x04N.", b'{"schema": "dsv4c.bench/1"}'])
+def test_results_that_are_none(text: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_bytes(text)
+    with pytest.raises(DsvError, match="DSV101: the measured tiles cannot be read"):
+        read_results(path)
+
+
+def test_times_that_are_none(tmp_path: Path) -> None:
+    found = results(candidate("fast", {1: (0.0, 0.0, 0.0)}, tile(teams=7)))
+    path = tmp_path / "results.json"
+    path.write_bytes(encode_results(found))
+    with pytest.raises(DsvError, match="DSV101: the measured tiles cannot be read"):
+        read_results(path)

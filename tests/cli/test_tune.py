@@ -1,0 +1,115 @@
+"""`dsv4c tune`: what it refuses, and what apply prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import dsv4c
+from dsv4c.bench.results import Card, Time
+from dsv4c.cli import main
+from dsv4c.codegen.kernels import mhc_seam
+from dsv4c.codegen.render import render
+from dsv4c.tune.results import SCHEMA, BucketRow, CandidateRow, Measured, Results, encode
+
+PRESENT = render("mhc_seam", mhc_seam.choose(4096), "sm_90a").tiles[0].chosen[0]
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(main, ["tune", *words], prog_name="dsv4c", terminal_width=100)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """One bucket that is won by a quarter at T = 1."""
+    base = [Measured(1, Time(5.0, 4.9, 5.1)), Measured(1, Time(5.0, 4.9, 5.1))]
+    fast = CandidateRow("fast", {**PRESENT.table, "teams": 7}, [Measured(1, Time(4.0, 3.9, 4.1))])
+    row = BucketRow(
+        *("mhc_seam_4096", "mhc_seam", {"site": "mhc_seam", "width": 4096}, PRESENT.most),
+        *(PRESENT.table, PRESENT.table, "table", base, [fast]),
+    )
+    card = Card("NVIDIA H100", "2.11", 50_000_000, 3e12, 7e14, None)
+    path = tmp_path / "results.json"
+    path.write_bytes(encode(Results(SCHEMA, "0.1.0", "sm_90a", "synthetic", card, 4095, [row])))
+    return path
+
+
+@pytest.mark.parametrize("name", ["build", "measure", "apply"])
+def test_help(name: str, golden: Callable[[str, str], None]) -> None:
+    result = call(name, "--help")
+    assert result.exit_code == 0
+    golden(f"cli/tune_{name}.txt", result.stdout)
+
+
+def test_apply(results: Path, tmp_path: Path) -> None:
+    result = call("apply", str(results), "--into", str(tmp_path / "data"), "--dry-run")
+    assert result.exit_code == 0
+    assert "1: 4.00 of 5.00" in result.stdout
+    assert result.stdout.endswith("\n1 tiles would be kept\n")
+    assert not (tmp_path / "data").exists()
+    result = call("apply", str(results), "--into", str(tmp_path / "data"))
+    assert result.stdout.endswith("\n1 tiles kept\n")
+    read = json.loads((tmp_path / "data" / "mhc_seam.json").read_text())
+    assert read["tiles"][0]["card"] == "NVIDIA H100"
+    assert read["tiles"][0]["times"] == [{"tokens": 1, "us": 4.0, "beaten_us": 5.0}]
+
+
+def test_apply_as_json(results: Path, tmp_path: Path) -> None:
+    result = call("apply", str(results), "--into", str(tmp_path), "--json", "--dry-run")
+    read = json.loads(result.stdout)
+    assert read["schema"] == "dsv4c.tune.apply/1"
+    assert (read["card"], read["tiles"][0]["tile"]["teams"]) == ("NVIDIA H100", 7)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (("build", "flash"), 2, "Missing option '-o' / '--out'"),
+        (("build", "flash", "-o", "x", "--kinds", "linear"), 2, "'linear' is none of linears, "),
+        (("build", "flash", "-o", "x", "--tokens", "0"), 2, "is not a list of positive numbers"),
+        (("build", "flash", "-o", "x", "--kernel", "nothing*"), 2, "DSV101: no kernel of the plan"),
+        (("build", "nothing.json", "-o", "x"), 2, "DSV101"),
+        (
+            ("build", "{model}", "-o", "{model}", "--layers", "0"),
+            2,
+            "DSV102: the output path exists",
+        ),
+        (("build", "{plan}", "-o", "x", "--seed", "1"), 2, "--seed goes with a CONFIG only"),
+        (("build", "{plan}", "-o", "x"), 2, "DSV101: no kernel of the plan has tiles to try"),
+        (("measure", "nothing", "-o", "x"), 3, "DSV231: there is no tuning folder here"),
+        (("measure", "{plan}", "-o", "x"), 3, "DSV233: the tuning folder was made by another"),
+        (("apply", "nothing"), 2, "DSV101: the measured tiles cannot be read"),
+        (("apply", "{results}", "--into", "{results}"), 2, "is a file"),
+    ],
+)
+def test_refuses(
+    words: tuple[str, ...],
+    code: int,
+    text: str,
+    results: Path,
+    model_and_plan: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, plan = model_and_plan
+    paths = {"model": model, "plan": plan, "results": results}
+    # Rendering is enough to know that there is nothing to try.
+    monkeypatch.setattr("dsv4c.cli.tune._compiled", lambda *given: dsv4c.load_plan(plan).manifest)
+    result = call(*(word.format(**paths) for word in words))
+    assert (result.exit_code, result.stdout) == (code, ""), result.output
+    assert text in result.stderr
+
+
+@pytest.fixture(scope="module")
+def model_and_plan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    import small
+
+    folder = tmp_path_factory.mktemp("small")
+    model = small.write_small(folder / "model")
+    dsv4c.compile(model, folder / "plan")
+    return model, folder / "plan"

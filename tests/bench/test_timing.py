@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import pytest
 import torch
 
+import dsv4c.bench.timing as module
 from dsv4c.bench.results import Time
 from dsv4c.bench.steps import input_sets
-from dsv4c.bench.timing import ROTATED, set_count, spread
+from dsv4c.bench.timing import ROTATED, looped, set_count, spread
 
 
 def test_median_and_quartiles() -> None:
@@ -30,3 +35,18 @@ def test_copies_of_arguments() -> None:
     assert second[0].data_ptr() != given[0].data_ptr()
     large = [torch.empty(1 << 30, dtype=torch.uint8, device="meta")]
     assert len(input_sets(large, 1e6, 1)) == 3
+
+
+@pytest.mark.parametrize(("each", "calls"), [(1e-3, 3), (1e-4, 30), (1e-9, 402)])
+def test_a_loop_takes_3_ms_and_all_calls_equally_often(
+    each: float, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    loops: list[Callable[[], object]] = []
+    monkeypatch.setattr(module, "seconds", lambda call: each)
+    monkeypatch.setattr(module, "captured", loops.append)
+    _, count = looped([partial(seen.append, name) for name in "abc"])
+    assert count == calls
+    seen.clear()
+    loops[0]()
+    assert "".join(seen) == "abc" * (count // 3)

@@ -14,9 +14,12 @@ from dsv4c.bench.results import Card, Time
 from dsv4c.cli import main
 from dsv4c.codegen.kernels import mhc_seam
 from dsv4c.codegen.render import render
+from dsv4c.tune.folder import Shape
 from dsv4c.tune.results import SCHEMA, BucketRow, CandidateRow, Measured, Results, encode
 
 PRESENT = render("mhc_seam", mhc_seam.choose(4096), "sm_90a").tiles[0].chosen[0]
+
+SHAPE: Shape = {"site": "mhc_seam", "width": 4096}
 
 
 def call(*words: str) -> Result:
@@ -29,7 +32,7 @@ def results(tmp_path: Path) -> Path:
     base = [Measured(1, Time(5.0, 4.9, 5.1)), Measured(1, Time(5.0, 4.9, 5.1))]
     fast = CandidateRow("fast", {**PRESENT.table, "teams": 7}, [Measured(1, Time(4.0, 3.9, 4.1))])
     row = BucketRow(
-        *("mhc_seam_4096", "mhc_seam", {"site": "mhc_seam", "width": 4096}, PRESENT.most),
+        *("mhc_seam_4096", "mhc_seam", SHAPE, PRESENT.most),
         *(PRESENT.table, PRESENT.table, "table", base, [fast]),
     )
     card = Card("NVIDIA H100", "2.11", 50_000_000, 3e12, 7e14, None)

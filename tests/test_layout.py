@@ -131,7 +131,7 @@ def test_a_wheel_holds_the_package_and_its_templates_only(tmp_path: Path) -> Non
     inside = {name for name in names if name.startswith("dsv4c/")}
     wanted = {
         str(path.relative_to(ROOT))
-        for pattern in ("*.py", "*.jinja", "py.typed", "assets/*")
+        for pattern in ("*.py", "*.jinja", "py.typed", "assets/*", "data/*.json")
         for path in PACKAGE.rglob(pattern)
     }
     assert wanted <= inside

@@ -138,18 +138,23 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
         shared_act = shared_act[:1].expand(tokens, -1).contiguous()
     scales = setup.what == "scales"
     weights = setup.routed.draw(make, 1.0, scales) + setup.shared_one.draw(make, 1.0, scales)
-    return [act, *moe_data.group(experts, dims.experts), shared_act, *weights]
+    order, offsets = moe_data.group(experts, dims.experts)
+    beside = [] if setup.shared == "none" else [shared_act]
+    return [act, order, offsets, *beside, *weights]
 
 
 def _verify(setup: Setup, run: Run) -> list[Gate]:
     if setup.tokens == 0:
         return []
-    act, order, offsets, shared_act, *weights = run.inputs
+    act, order, offsets, *weights = run.inputs
     (y,) = run.outputs
     dims, routed = MODELS[setup.model], setup.routed
-    (w,) = setup.shared_one.dense(weights[routed.parts :], None)
-    x = shared_act.double()
-    reference, size = x @ w.T, x.abs() @ w.abs().T
+    reference, size = (torch.zeros_like(y, dtype=torch.float64) for _ in range(2))
+    if setup.shared != "none":
+        shared_act, *weights = weights
+        (w,) = setup.shared_one.dense(weights[routed.parts :], None)
+        x = shared_act.double()
+        reference, size = x @ w.T, x.abs() @ w.abs().T
     flat = act.flatten(0, 1).double()
     for expert, pairs in moe_data.touched(order, offsets):
         (w,) = routed.dense(weights[: routed.parts], expert)

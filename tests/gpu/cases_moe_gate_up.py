@@ -33,7 +33,7 @@ from dsv4c.codegen.kernels import moe_gate_up as family
 
 KIND = family.KIND
 LIMIT = 10.0
-# routed and shared format
+# Routed and shared format; "none": no shared expert.
 FORMS = (
     ("nvfp4", "fp8_128"),
     ("mxfp4", "fp8_128"),
@@ -42,10 +42,11 @@ FORMS = (
     ("nvfp4", "nvfp4"),
     ("mxfp4", "mxfp4"),
     ("nvfp4", "bf16"),
+    ("nvfp4", "none"),
 )
 # What a model's checkpoints come in.
 BUILT = {
-    "flash": FORMS[:4],
+    "flash": (*FORMS[:4], FORMS[-1]),
     "pro": FORMS[:2],
     "few": FORMS[2:4],
     "tiny": FORMS,
@@ -163,7 +164,8 @@ def _work(setup: Setup) -> tuple[int, int]:
 def _outputs(setup: Setup, inputs: Sequence[torch.Tensor]) -> list[tuple[Shape, torch.dtype]]:
     dims, tokens = MODELS[setup.model], inputs[0].shape[0]
     shapes = ((tokens, dims.top_k, dims.width), (tokens, dims.width))
-    return [(shape, torch.bfloat16) for shape in shapes]
+    count = 1 if setup.shared == "none" else 2
+    return [(shape, torch.bfloat16) for shape in shapes[:count]]
 
 
 def _batch_case(setup: Setup) -> Case:
@@ -235,7 +237,7 @@ def _verify(setup: Setup, run: Run) -> list[Gate]:
     if setup.tokens == 0:
         return []
     x, routing, order, offsets, *weights = run.inputs
-    act, shared_act = run.outputs
+    act, *shared_act = run.outputs
     dims, routed, shared = MODELS[setup.model], setup.routed, setup.shared_one
     x = x.double()
     reference = torch.empty(
@@ -247,8 +249,9 @@ def _verify(setup: Setup, run: Run) -> list[Gate]:
         factor = routing.flatten()[pairs, None].double()
         reference[pairs], bound[pairs] = _reference(x[pairs // dims.top_k], gate, up, factor)
     gates = [compare("act", act.flatten(0, 1), reference, bound)]
-    gate, up = shared.dense(weights[routed.parts :], None)
-    gates.append(compare("shared", shared_act, *_reference(x, gate, up, x.new_ones(1))))
+    for one in shared_act:
+        gate, up = shared.dense(weights[routed.parts :], None)
+        gates.append(compare("shared", one, *_reference(x, gate, up, x.new_ones(1))))
     if setup.what != "scales":
         clamped = (reference.abs() > 9.99 * routing.flatten()[:, None]).any()
         gates.append(Gate("crosses_the_clamp", bool(clamped), 0.0))

@@ -71,11 +71,15 @@ class Matrices:
     @property
     def bytes(self) -> int:
         """Of one expert."""
+        if self.form == "none":
+            return 0
         spec = weight_format(self.form)
         return self.count * spec.nbytes((self.rows, self.columns))
 
     def draw(self, make: torch.Generator, rms: float, odd: bool = False) -> Tensors:
         """Components whose products with 1 have about this root mean square over all columns."""
+        if self.form == "none":
+            return []
         units = (*self.lead, self.count * self.rows // 32, self.columns // 64)
         unit = rms / math.sqrt(self.columns)
         if self.form == "bf16":

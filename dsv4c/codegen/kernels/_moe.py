@@ -18,6 +18,7 @@ _PARTS = {
     "mxfp4": ("weight", "scale"),
     "fp8_128": ("weight", "scale"),
     "bf16": ("weight",),
+    "none": (),
 }
 
 
@@ -39,6 +40,11 @@ def tile_shape(
     """What a measured tile is looked up by; `held` are tokens whose sums a block holds."""
     sizes = {"experts": experts, "top_k": top_k, "depth": depth, "row_groups": groups}
     return {**sizes, "form": form, "shared_form": shared, "held": held}
+
+
+def streamed_forms(form: str, shared: str) -> tuple[str, str]:
+    """Formats of what the ring holds: the routed experts' alone where there is no shared one."""
+    return form, form if shared == "none" else shared
 
 
 def weight_reason(name: str, weight: ValueFacts, dims: tuple[int, ...], rows: int) -> str | None:

@@ -8,7 +8,7 @@ from typing import cast
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal, Workspace
 from dsv4c.codegen.kernels import _moe
 from dsv4c.codegen.tiles.moe import DOWN, MOST_HELD, SMS, fit
-from dsv4c.codegen.tiles.moe_large import MoeLargeTile, moe_large_tiles, streamed
+from dsv4c.codegen.tiles.moe_large import MoeLargeTile, moe_large_tiles, streamed, turns
 from dsv4c.codegen.tuned import tuned
 
 KIND = "moe_down"
@@ -24,7 +24,7 @@ class Params(KernelParams):
         depth: of the activations.
         width: of the result.
         form: weight format of the routed experts.
-        shared_form: of the shared expert.
+        shared_form: of the shared expert, or `none` where there is none.
         tiles: key of the tile table: the target.
     """
 
@@ -80,16 +80,16 @@ def kernel_name(params: KernelParams, arch: str) -> str:
 def packed_operands(params: KernelParams) -> tuple[PackedOperand, ...]:
     """w2 of the routed experts and of the shared one."""
     chosen = cast(Params, params)
-    return (
-        PackedOperand((4,), _moe.packing(chosen.form, False)),
-        PackedOperand((5,), _moe.packing(chosen.shared_form, False)),
-    )
+    routed = PackedOperand((4,), _moe.packing(chosen.form, False))
+    if chosen.shared_form == "none":
+        return (routed,)
+    return (routed, PackedOperand((5,), _moe.packing(chosen.shared_form, False)))
 
 
 def workspaces(params: KernelParams) -> tuple[Workspace, ...]:
     """Results of each choice and of the shared expert, where many tokens are added up last."""
     chosen = cast(Params, params)
-    sums = (chosen.top_k + 1) * chosen.width
+    sums = (chosen.top_k + 1) * chosen.width // turns(chosen.width)
     return (Workspace("f32", (f"{sums}*T",)),) if _large(chosen) else ()
 
 
@@ -103,11 +103,12 @@ def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
     large = _large(chosen)
-    forms, rows = (chosen.form, chosen.shared_form), chosen.width // 32
+    forms, rows = _moe.streamed_forms(chosen.form, chosen.shared_form), chosen.width // 32
     # A block for each slice of rows: all of them run at once if they can.
     groups = 1 if rows <= SMS[chosen.tiles] else 2
     tiles: list[tuple[int, tuple[int, ...]]] = []
-    shape = _moe.tile_shape(chosen.experts, chosen.top_k, chosen.depth, rows, *forms, MOST_HELD)
+    sizes = (chosen.experts, chosen.top_k, chosen.depth, rows)
+    shape = _moe.tile_shape(*sizes, chosen.form, chosen.shared_form, MOST_HELD)
     for wish in tuned(KIND, shape, DOWN[chosen.tiles]):
         held = wish.most or MOST_HELD
         more = 4 * (4 * chosen.experts + 256) + 4 * held * 32 * groups
@@ -116,6 +117,7 @@ def context(params: KernelParams) -> dict[str, object]:
         tiles.append((most, (*astuple(tile)[1:], held)))
     return {
         "gate_up": False,
+        "turns": turns(chosen.width),
         "large": tuple((tile.most, astuple(tile)[1:]) for tile in large),
         "parts": _moe.parts(chosen.form),
         "shared_parts": _moe.parts(chosen.shared_form, "shared_"),

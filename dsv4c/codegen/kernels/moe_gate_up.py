@@ -24,7 +24,7 @@ class Params(KernelParams):
         depth: of the input.
         width: gates, and ups, of an expert.
         form: weight format of the routed experts.
-        shared_form: of the shared expert.
+        shared_form: of the shared expert, or `none` where there is none.
         limit: of the clamp.
         tiles: key of the tile table: the target.
     """
@@ -98,29 +98,30 @@ def kernel_name(params: KernelParams, arch: str) -> str:
 def packed_operands(params: KernelParams) -> tuple[PackedOperand, ...]:
     """w1 and w3 as one, of the routed experts and of the shared one."""
     chosen = cast(Params, params)
-    return (
-        PackedOperand((4, 5), _moe.packing(chosen.form, True)),
-        PackedOperand((6, 7), _moe.packing(chosen.shared_form, True)),
-    )
+    routed = PackedOperand((4, 5), _moe.packing(chosen.form, True))
+    if chosen.shared_form == "none":
+        return (routed,)
+    return (routed, PackedOperand((6, 7), _moe.packing(chosen.shared_form, True)))
 
 
 def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
-    forms = (chosen.form, chosen.shared_form)
+    forms = _moe.streamed_forms(chosen.form, chosen.shared_form)
     more = 4 * (4 * chosen.experts + 256)
     sizes = (chosen.experts, chosen.top_k, chosen.depth, chosen.width // 16)
-    shape = _moe.tile_shape(*sizes, *forms)
+    shape = _moe.tile_shape(*sizes, chosen.form, chosen.shared_form)
     tiles = [
         fit(wish, chosen.depth // 64, chosen.width // 16, forms, more)
         for wish in tuned(KIND, shape, GATE_UP[chosen.tiles])
     ]
     dims = (chosen.experts, chosen.top_k, 2 * chosen.width)
-    large = moe_large_tiles(chosen.tiles, *dims, forms)
+    large = moe_large_tiles(chosen.tiles, *dims, (chosen.form, chosen.shared_form))
     if large:
         tiles[-1] = replace(tiles[-1], most=streamed(chosen.experts, chosen.top_k))
     return {
         "gate_up": True,
+        "turns": 1,
         "large": tuple((tile.most, astuple(tile)[1:]) for tile in large),
         "parts": _moe.parts(chosen.form),
         "shared_parts": _moe.parts(chosen.shared_form, "shared_"),

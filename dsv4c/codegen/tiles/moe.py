@@ -8,6 +8,9 @@ from dataclasses import dataclass
 UNIT_BYTES = {"nvfp4": 1024 + 128, "mxfp4": 1024 + 64, "fp8_128": 2048 + 16, "bf16": 4096}
 K_WARPS = 8
 SMEM = 232448 - 1024
+MOST_STAGES = 16
+# Of a block that leaves no room for a second one: two on one multiprocessor leave another without.
+ALONE = 233472 // 2 - 1024 + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class MoeTile:
         units: of 64 of K in a stage of the routed experts, a divisor of K / 64.
         shared_units: of the shared expert.
         stages: of the ring.
+        held: tokens whose rows a stage has room for.
     """
 
     most: int
@@ -29,6 +33,7 @@ class MoeTile:
     units: int
     shared_units: int
     stages: int
+    held: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class Wish:
     Args:
         most, tokens, groups: as in `MoeTile`.
         weights: bytes of a row group's weights in a stage, about.
-        stages: most stages.
+        stages: of the ring, about: fewer where there is no room, more where blocks would be small.
     """
 
     most: int
@@ -50,14 +55,14 @@ class Wish:
 
 # By target. A token's bits are the same in all tiles: unit u of K belongs to warp u % 8 of 8.
 GATE_UP: dict[str, tuple[Wish, ...]] = {
-    "sm_90a": (Wish(2, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
+    "sm_90a": (Wish(2, 8, 1, 9216, 10), Wish(0, 16, 1, 18432, 8)),
     # Not measured.
-    "sm_100a": (Wish(2, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
+    "sm_100a": (Wish(2, 8, 1, 9216, 10), Wish(0, 16, 1, 18432, 8)),
 }
 DOWN: dict[str, tuple[Wish, ...]] = {
-    "sm_90a": (Wish(16, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
+    "sm_90a": (Wish(2, 8, 1, 9216, 10), Wish(16, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
     # Not measured.
-    "sm_100a": (Wish(16, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
+    "sm_100a": (Wish(2, 8, 1, 9216, 10), Wish(16, 8, 1, 18432, 8), Wish(0, 16, 1, 18432, 8)),
 }
 # Tokens whose sums a block of the down projection holds.
 MOST_HELD = 256
@@ -80,12 +85,14 @@ def fit(wish: Wish, units: int, groups: int, forms: tuple[str, str], more: int) 
     weights = -(-weights // 128) * 128
     # Fewer tokens at a time where they leave no room for two stages.
     for tokens in (wish.tokens, 8):
-        stage = -(-(weights + tokens * (max(routed, shared) * 128 + 16)) // 128) * 128
+        held = min(tokens, wish.most or tokens)
+        stage = -(-(weights + held * (max(routed, shared) * 128 + 16)) // 128) * 128
         sums = 4 * K_WARPS * tokens * (32 * each + 4)
-        stages = min(wish.stages, (SMEM - more - sums) // stage)
+        fewest = min(-(-(ALONE - sums) // stage), MOST_STAGES)
+        stages = min(max(wish.stages, fewest), (SMEM - more - sums) // stage)
         if stages > 1:
             break
-    return MoeTile(wish.most, tokens, each, routed, shared, stages)
+    return MoeTile(wish.most, tokens, each, routed, shared, stages, held)
 
 
 def _units(units: int, wanted: int) -> int:

@@ -16,6 +16,7 @@ BESIDE = 8192 + 4096
 # Tokens of an expert up to which the streaming kernels are used, on average, and of all: from there
 # on both read every expert's weights, and wgmma multiplies faster.
 STREAMED, FEW = 6, 64
+TURNS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,11 @@ class MoeLargeTile:
 _WIDTHS = ((40, 32, 64), (0, 64, 128))
 
 
+def turns(rows: int) -> int:
+    """Launches of the down projection, each of a part of the columns: what is added up is smaller."""
+    return next(n for n in (TURNS, 2, 1) if rows // ROWS % n == 0)
+
+
 def streamed(experts: int, top_k: int) -> int:
     """The largest T of the streaming kernels."""
     return max(STREAMED * experts // top_k, FEW)
@@ -58,9 +64,9 @@ def moe_large_tiles(
         experts: routed experts.
         top_k: of them for each token.
         rows: of an expert's weights, packed.
-        forms: weight formats, routed and shared.
+        forms: weight formats, routed and shared; without a shared expert there are no tiles.
     """
-    if arch != "sm_90a" or rows % ROWS or experts > MOST_EXPERTS:
+    if arch != "sm_90a" or rows % ROWS or experts > MOST_EXPERTS or "none" in forms:
         return ()
     codes = max(CODE_BYTES[form] for form in forms)
     scales = max(UNIT_BYTES[form] - CODE_BYTES[form] for form in forms)

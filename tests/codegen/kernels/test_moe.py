@@ -75,14 +75,14 @@ def test_rendered_text_has_no_lint(kind: str, forms: tuple[str, str], arch: str)
 def test_gate_up_waits_before_it_triggers(arch: str) -> None:
     """The down projections read `order` and `offsets` before their wait."""
     text = render("moe_gate_up", params("moe_gate_up", FORMS[0], arch), arch).text
-    found = re.findall(
-        r"griddepcontrol_(wait|launch_dependents)\(\)|^    +(stream|large_gather)\(", text, re.M
-    )
-    calls = [first or second for first, second in found]
-    triggers = [caller for caller in ("large_gather", "stream") if caller in calls]
-    assert calls.count("launch_dependents") == len(triggers)
-    for caller in triggers:
-        assert calls[calls.index(caller) - 1] == "wait"
+    functions = {one.split("(")[0]: one for one in text.split("\ndef ")[1:]}
+    triggers = {name: one for name, one in functions.items() if "launch_dependents()" in one}
+    assert {*triggers} == {"stream_weights"} | ({"large_gather"} & {*functions})
+    for name, one in triggers.items():
+        trigger = "griddepcontrol_launch_dependents()"
+        if name == "large_gather":
+            one, trigger = functions["large_kernel"], "large_gather("
+        assert one.index("griddepcontrol_wait()") < one.index(trigger)
     down = render("moe_down", params("moe_down", FORMS[0], arch), arch).text
     kernel = down.split("def kernel(")[1]
     assert kernel.index("offsets[e]") < kernel.index("griddepcontrol_wait()")
@@ -167,6 +167,40 @@ def test_tiles_cover_every_batch(table: dict[str, tuple[Wish, ...]]) -> None:
         limits = [wish.most for wish in wishes]
         assert limits[-1] == 0
         assert limits[:-1] == sorted(set(limits[:-1]))
+
+
+@pytest.mark.parametrize("forms", FORMS, ids="_".join)
+@pytest.mark.parametrize(("units", "groups"), [(64, 128), (112, 192), (32, 128), (48, 224)])
+def test_no_two_blocks_fit_one_multiprocessor(
+    units: int, groups: int, forms: tuple[str, str]
+) -> None:
+    """Packed two by two, blocks leave multiprocessors idle: 54 instead of 44 us for one token."""
+    for wish in (*GATE_UP["sm_90a"], *DOWN["sm_90a"]):
+        tile = fit(wish, units, groups, forms, 8192)
+        weights = max(
+            n * UNIT_BYTES[f] for n, f in zip((tile.units, tile.shared_units), forms, strict=True)
+        )
+        rows = tile.held * (max(tile.units, tile.shared_units) * 128 + 16)
+        sums = 4 * 8 * tile.tokens * (32 * tile.groups + 4)
+        assert tile.stages * (tile.groups * weights + rows) + sums > 233472 // 2 - 1024
+
+
+def test_few_tokens_hold_rows_for_as_many() -> None:
+    assert fit(Wish(2, 8, 1, 9216, 10), 64, 128, FORMS[0], 5120).held == 2
+    assert fit(Wish(0, 16, 1, 18432, 8), 64, 128, FORMS[0], 5120).held == 16
+
+
+def test_without_a_shared_expert() -> None:
+    """Only its operands are missing; many tokens stream, too."""
+    up = moe_gate_up.choose(256, 6, 4096, 2048, "nvfp4", "none", 10.0, "sm_90a")
+    down = moe_down.choose(256, 6, 2048, 4096, "nvfp4", "none", "sm_90a")
+    assert moe_gate_up.packed_operands(up)[0].inputs == (4, 5)
+    assert len(moe_gate_up.packed_operands(up)) == len(moe_down.packed_operands(down)) == 1
+    assert moe_down.workspaces(down) == ()
+    for kind, one in (("moe_gate_up", up), ("moe_down", down)):
+        body = render(kind, one, "sm_90a").body
+        assert "shared_act" not in body.split("def entry(")[1]
+        assert "run_large" not in body
 
 
 @pytest.mark.parametrize("forms", FORMS, ids="_".join)

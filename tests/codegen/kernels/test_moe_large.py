@@ -5,7 +5,7 @@ import pytest
 from dsv4c.codegen.kernel import Workspace
 from dsv4c.codegen.kernels import moe_down, moe_gate_up
 from dsv4c.codegen.render import render
-from dsv4c.codegen.tiles.moe_large import MoeLargeTile, moe_large_tiles, streamed
+from dsv4c.codegen.tiles.moe_large import MoeLargeTile, moe_large_tiles, streamed, turns
 from dsv4c.codegen.worker import MAX_SMEM
 
 FLASH = (256, 6, 4096, 2048)
@@ -52,7 +52,7 @@ def test_down_wants_room_for_every_choice_and_the_shared_expert() -> None:
         moe_down.choose(experts, top_k, width, hidden, "nvfp4", "fp8_128", arch)
         for arch in ("sm_90a", "sm_100a")
     )
-    assert moe_down.workspaces(hopper) == (Workspace("f32", ("28672*T",)),)
+    assert moe_down.workspaces(hopper) == (Workspace("f32", ("7168*T",)),)
     assert moe_down.workspaces(blackwell) == ()
 
 
@@ -65,3 +65,8 @@ def test_text_chooses_by_tokens() -> None:
     params = moe_gate_up.choose(*FLASH, "nvfp4", "fp8_128", 10.0, "sm_100a")
     text = render(moe_gate_up.KIND, params, "sm_100a").body
     assert "large" not in text.replace("largest", "")
+
+
+def test_turns_share_out_the_columns() -> None:
+    """Flash, Pro, and widths whose row tiles do not part evenly."""
+    assert [turns(rows) for rows in (4096, 7168, 1536, 768)] == [4, 4, 2, 1]

@@ -39,7 +39,7 @@ FORM, SHARED_FORM = "nvfp4", "fp8_128"
 LIMIT, LOG2_E = 10.0, 1.4426950408889634
 UNITS = DEPTH // 64  # of 64 of K
 ROW_GROUPS = WIDTH // 16  # of 16 gates and their ups
-K_WARPS, SUM_WARPS = 8, 4
+K_WARPS, SUM_WARPS, ROW_WARPS = 8, 4, 2
 PAIRS_PER_ROW = TOP_K  # the pairs of a token read the same row of x
 SPREAD = True  # a block's tasks are of all row tiles, one in every `gridDim`
 
@@ -194,10 +194,13 @@ def decode_step(
 
 @cute.jit
 def multiply_unit(
-    form: cutlass.Constexpr, mma, acc: cute.Tensor, w: Int32, s: Int32, x: Int32, pitch: Int32,
-    lane: Int32, octets: cutlass.Constexpr,
+    form: cutlass.Constexpr, mma, acc: cute.Tensor, w: Int32, s: Int32, x: Int32, other: Int32,
+    pitch: Int32, lane: Int32, octets: cutlass.Constexpr,
 ):
-    """acc [32 rows, 8 octets tokens] += a unit; x: this lane's ldmatrix row of the first tokens."""
+    """acc [32 rows, 8 octets tokens] += a unit.
+
+    x: this lane's ldmatrix row of the first tokens and steps; other: from there to the last steps'.
+    """
     codes = cute.make_rmem_tensor((UNIT_CODES[form] // 256, 2), Uint32)
     scales = cute.make_rmem_tensor((4,), Uint32)
     ra = cute.make_rmem_tensor(((2, 2, 2), 2), BFloat16)
@@ -209,7 +212,7 @@ def multiply_unit(
             b0, b1, b2, b3 = cute.arch.inline_ptx(
                 "ldmatrix.sync.aligned.m8n8.x4.shared.b16 { {$w0}, {$w1}, {$w2}, {$w3} }, [{$r0}];",
                 write_only_types=[Uint32] * 4,
-                read_only_args=[x + t * 8 * pitch + half * 64],
+                read_only_args=[x + t * 8 * pitch + half * other],
             )
             b32[2 * t], b32[2 * t + 1] = b0, b1
             b32[2 * octets + 2 * t], b32[2 * octets + 2 * t + 1] = b2, b3
@@ -232,6 +235,7 @@ class Tile:
     groups: of 32 rows in a task; each has K_WARPS multiplying warps, which share K.
     units: of 64 of K in a stage, for the routed experts and for the shared one.
     stages: of the ring.
+    held: tokens whose rows a stage has room for; no more come.
 
     """
 
@@ -240,6 +244,7 @@ class Tile:
     units: int
     shared_units: int
     stages: int
+    held: int
 
     def __post_init__(self):
         steps = all(
@@ -265,7 +270,7 @@ class Tile:
 
     @property
     def threads(self):
-        return 32 * (self.warps + SUM_WARPS + 1)
+        return 32 * (self.warps + SUM_WARPS + 1 + ROW_WARPS)
 
     @property
     def weight_bytes(self):
@@ -276,7 +281,7 @@ class Tile:
 
     @property
     def stage_bytes(self):
-        tokens = self.tokens * row_pitch(max(self.units, self.shared_units))
+        tokens = self.held * row_pitch(max(self.units, self.shared_units))
         return -(-(self.weight_bytes + tokens) // 128) * 128
 
     @property
@@ -348,6 +353,8 @@ def list_experts(
 # --- stream -------------------------------------------------------------------------------------
 # Barriers: a stage is loaded ("full"), free again ("empty"); a task's sums lie in shared memory
 # ("summed"), have been read ("taken"); the tables of the touched experts are made ("listed").
+# One warp requests weights by bulk copies, far ahead. Others load rows of tokens by cp.async: a bulk
+# copy would queue behind all weights that are on their way.
 
 
 @cute.jit
@@ -364,9 +371,20 @@ def listed(bars, tile: cutlass.Constexpr):
 
 @cute.jit
 def await_tables(bars, tile: cutlass.Constexpr):
-    """Where they are made beside the shared expert's tasks."""
-    if cutlass.const_expr(SPREAD):
-        cute.arch.mbarrier_wait(listed(bars, tile), 0)
+    """They are made beside the shared expert's tasks."""
+    cute.arch.mbarrier_wait(listed(bars, tile), 0)
+
+
+@cute.jit
+def make_tables(tables, bars, thread: Int32, tile: cutlass.Constexpr):
+    """The warps that add up: from where each expert's pairs begin and end, lists for all warps."""
+    begins, ends, touched, blocks = tables
+    cute.arch.barrier(barrier_id=1, number_of_threads=32 * SUM_WARPS)
+    if thread < 32:
+        list_experts(begins, ends, touched, blocks, thread, tile)
+    cute.arch.barrier(barrier_id=1, number_of_threads=32 * SUM_WARPS)
+    if thread % 32 == 0:
+        cute.arch.mbarrier_arrive(listed(bars, tile))
 
 
 @cute.jit
@@ -374,12 +392,11 @@ def make_barriers(bars, tile: cutlass.Constexpr):
     """One thread."""
     full, empty, summed, taken = barriers(bars, tile)
     for s in cutlass.range_constexpr(tile.stages):
-        cute.arch.mbarrier_init(full + s, 1)
+        cute.arch.mbarrier_init(full + s, 1 + 32 * ROW_WARPS)
         cute.arch.mbarrier_init(empty + s, tile.warps)
     cute.arch.mbarrier_init(summed, tile.warps)
     cute.arch.mbarrier_init(taken, SUM_WARPS)
-    if cutlass.const_expr(SPREAD):
-        cute.arch.mbarrier_init(listed(bars, tile), SUM_WARPS)
+    cute.arch.mbarrier_init(listed(bars, tile), SUM_WARPS)
     cute.arch.mbarrier_init_fence()
 
 
@@ -406,17 +423,13 @@ def bulk_load(to: Int32, source: Int64, size: cutlass.Constexpr, bar):
 @cute.jit
 def load_weights(
     form: cutlass.Constexpr, units: cutlass.Constexpr, weights, step: Int32, to: Int32, bar,
-    count: Int32, lane: Int32, tile: cutlass.Constexpr,
+    lane: Int32, tile: cutlass.Constexpr,
 ):
-    """Say what is to come into a stage, for `count` tokens, and request its weights.
-
-    weights: addresses of the codes and scales of the task's first row group.
-    """
+    """Request a stage's weights. weights: addresses of codes and scales of the first row group."""
     codes = cutlass.const_expr(units * UNIT_CODES[form])
     scales = cutlass.const_expr(units * UNIT_SCALES[form])
     if lane == 0:
-        expected = tile.groups * (codes + scales) + count * (units * UNIT * 2)
-        cute.arch.mbarrier_arrive_and_expect_tx(bar, expected)
+        cute.arch.mbarrier_arrive_and_expect_tx(bar, tile.groups * (codes + scales))
     cute.arch.sync_warp()
     if lane < tile.groups:
         source = weights[0] + Int64(lane) * (UNITS * UNIT_CODES[form]) + Int64(step) * codes
@@ -427,40 +440,43 @@ def load_weights(
 
 
 @cute.jit
-def start_task(
-    form: cutlass.Constexpr, units: cutlass.Constexpr, weights, ring: Int32, bars, count: Int32,
-    started: Int32, lane: Int32, tile: cutlass.Constexpr,
+def load_task(
+    form: cutlass.Constexpr, units: cutlass.Constexpr, weights, ring: Int32, bars, stage: Int32,
+    phase: Int32, lane: Int32, tile: cutlass.Constexpr,
 ):
-    """Request weights of a task while the ring has room; `started` stages have been used so far."""
+    """Request a task's weights."""
+    full, empty, _, _ = barriers(bars, tile)
     for step in cutlass.range(UNITS // units, unroll=1):
-        if started < tile.stages:
-            to = ring + started * tile.stage_bytes
-            load_weights(form, units, weights, step, to, bars + started, count, lane, tile)
-            started += 1
-    return started
+        cute.arch.mbarrier_wait(empty + stage, phase ^ 1)
+        to = ring + stage * tile.stage_bytes
+        load_weights(form, units, weights, step, to, full + stage, lane, tile)
+        stage, phase = after(stage, phase, tile)
+    return stage, phase
 
 
 @cute.jit
-def load_task(
-    form: cutlass.Constexpr, units: cutlass.Constexpr, weights, row: Int64, count: Int32,
-    started: Int32, ring: Int32, bars, stage: Int32, phase: Int32, lane: Int32,
-    tile: cutlass.Constexpr,
+def load_rows(
+    units: cutlass.Constexpr, base: Int64, row: Int32, count: Int32, ring: Int32, bars,
+    stage: Int32, phase: Int32, thread: Int32, tile: cutlass.Constexpr,
 ):
-    """Request a task's stages; the weights of the first `started` are on their way.
-
-    row: address of this lane's token.
-    """
+    """Load a task's tokens. base: address of row 0; row: of this lane's token."""
     full, empty, _, _ = barriers(bars, tile)
+    pieces = cutlass.const_expr(units * UNIT // 8)
     for step in cutlass.range(UNITS // units, unroll=1):
-        to = ring + stage * tile.stage_bytes
-        if step >= started:
-            cute.arch.mbarrier_wait(empty + stage, phase ^ 1)
-            load_weights(form, units, weights, step, to, full + stage, count, lane, tile)
-        if lane < count:
-            at = to + tile.weight_bytes + lane * row_pitch(units)
-            bulk_load(at, row + Int64(step) * (units * UNIT * 2), units * UNIT * 2, full + stage)
+        cute.arch.mbarrier_wait(empty + stage, phase ^ 1)
+        to = ring + stage * tile.stage_bytes + tile.weight_bytes + thread * 16
+        for token in cutlass.range(count, unroll=1):
+            line = Int64(cute.arch.shuffle_sync(row, token)) * (UNITS * UNIT * 2)
+            source = base + line + Int64(step) * (units * UNIT * 2) + Int64(thread * 16)
+            for first in cutlass.range_constexpr(0, pieces, 32 * ROW_WARPS):
+                if thread < pieces - first:
+                    cute.arch.inline_ptx(
+                        "cp.async.cg.shared.global [{$r0}], [{$r1}], 16;",
+                        read_only_args=[to + token * row_pitch(units) + first * 16, source + first * 16],
+                    )
+        cute.arch.cp_async_mbarrier_arrive_noinc(full + stage)
         stage, phase = after(stage, phase, tile)
-    return stage, phase, cutlass.max(started - UNITS // units, 0)
+    return stage, phase
 
 
 @cute.jit
@@ -476,7 +492,12 @@ def multiply_task(
     local = part % units
     w_at = ring + (group * units + local) * codes
     s_at = ring + tile.groups * units * codes + (group * units + local) * scales
-    x_at = ring + tile.weight_bytes + lane % 8 * pitch + lane // 8 * 16 + local * (UNIT * 2)
+    # Rows behind the last that is held are other pieces of these: ldmatrix meets no bank twice, and
+    # nobody uses their products.
+    held = cutlass.const_expr(min(tile.held, 8))
+    piece = (lane // 8 + lane % 8 // held * held) % 8
+    x_at = ring + tile.weight_bytes + lane % 8 % held * pitch + piece * 16 + local * (UNIT * 2)
+    other = 64 if piece < 4 else -64
     acc.fill(0.0)
     for step in cutlass.range(UNITS // units, unroll=1):
         cute.arch.mbarrier_wait(full + stage, phase)
@@ -485,10 +506,10 @@ def multiply_task(
             for i in cutlass.range_constexpr(units // K_WARPS):
                 w, s = w_at + base + i * K_WARPS * codes, s_at + base + i * K_WARPS * scales
                 x = x_at + base + i * (K_WARPS * UNIT * 2)
-                multiply_unit(form, mma, acc, w, s, x, pitch, lane, tile.tokens // 8)
+                multiply_unit(form, mma, acc, w, s, x, other, pitch, lane, tile.tokens // 8)
         elif step % (K_WARPS // units) == part // units:
             w, s, x = w_at + base, s_at + base, x_at + base
-            multiply_unit(form, mma, acc, w, s, x, pitch, lane, tile.tokens // 8)
+            multiply_unit(form, mma, acc, w, s, x, other, pitch, lane, tile.tokens // 8)
         cute.arch.sync_warp()
         if lane == 0:
             cute.arch.mbarrier_arrive(empty + stage)
@@ -556,54 +577,60 @@ def routed_task(work, tables, task: Int32, entry: Int32, tile: cutlass.Constexpr
 
 
 @cute.jit
-def start_shared(work, shared_weights, ring: Int32, bars, lane: Int32, tile: cutlass.Constexpr):
-    """The loading warp, before the previous kernel ends: the shared expert's first weights."""
-    started = Int32(0)
-    task = work[0]
-    while task < shared_count(work, tile) and started < tile.stages:
-        _, count, row_tile = shared_task(work, task, tile)
-        source = rows_at(SHARED_FORM, shared_weights, Int32(0), row_tile, tile)
-        started = start_task(
-            SHARED_FORM, tile.shared_units, source, ring, bars, count, started, lane, tile
-        )
-        task += work[1]
-    return started
-
-
-@cute.jit
-def stream(
-    work, weights, shared_weights, x: cute.Tensor, shared_x: cute.Tensor, order: cute.Tensor, tables,
-    ring: Int32, bars, started: Int32, lane: Int32, tile: cutlass.Constexpr,
+def stream_weights(
+    work, weights, shared_weights, tables, ring: Int32, bars, lane: Int32, tile: cutlass.Constexpr
 ):
-    """The loading warp; the weights of `started` stages are on their way."""
+    """The warp that requests weights: no earlier kernel writes them."""
     stage, phase = Int32(0), Int32(0)
-    row_bytes = cutlass.const_expr(UNITS * UNIT * 2)
     task = work[0]
     while task < shared_count(work, tile):
-        token, count, row_tile = shared_task(work, task, tile)
+        _, _, row_tile = shared_task(work, task, tile)
         source = rows_at(SHARED_FORM, shared_weights, Int32(0), row_tile, tile)
-        row = shared_x.iterator.toint() + Int64(token + lane) * row_bytes
-        stage, phase, started = load_task(
-            SHARED_FORM, tile.shared_units, source, row, count, started, ring, bars, stage, phase,
-            lane, tile,
+        stage, phase = load_task(
+            SHARED_FORM, tile.shared_units, source, ring, bars, stage, phase, lane, tile
         )
         task += work[1]
     await_tables(bars, tile)
     task -= shared_count(work, tile)
     entry = Int32(0)
     while task < tables[3][EXPERTS + 1] * tile.row_tiles:
-        entry, expert, begin, count, row_tile = routed_task(work, tables, task, entry, tile)
-        pair = Int32(0)
-        if lane < count:
-            pair = order[begin + lane]
+        entry, expert, _, _, row_tile = routed_task(work, tables, task, entry, tile)
         source = rows_at(FORM, weights, expert, row_tile, tile)
-        row = x.iterator.toint() + Int64(pair // PAIRS_PER_ROW) * row_bytes
-        stage, phase, started = load_task(
-            FORM, tile.units, source, row, count, started, ring, bars, stage, phase, lane, tile
-        )
+        stage, phase = load_task(FORM, tile.units, source, ring, bars, stage, phase, lane, tile)
         task += work[1]
     # The next kernel may start where a block ends.
+    cute.arch.griddepcontrol_wait()
     cute.arch.griddepcontrol_launch_dependents()
+
+
+@cute.jit
+def stream_rows(
+    work, x: cute.Tensor, shared_x: cute.Tensor, order: cute.Tensor, tables, ring: Int32, bars,
+    thread: Int32, tile: cutlass.Constexpr,
+):
+    """The warps that load tokens."""
+    stage, phase, lane = Int32(0), Int32(0), thread % 32
+    cute.arch.griddepcontrol_wait()
+    task = work[0]
+    while task < shared_count(work, tile):
+        token, count, _ = shared_task(work, task, tile)
+        stage, phase = load_rows(
+            tile.shared_units, shared_x.iterator.toint(), token + lane, count, ring, bars, stage,
+            phase, thread, tile,
+        )
+        task += work[1]
+    await_tables(bars, tile)
+    task -= shared_count(work, tile)
+    entry = Int32(0)
+    while task < tables[3][EXPERTS + 1] * tile.row_tiles:
+        entry, _, begin, count, _ = routed_task(work, tables, task, entry, tile)
+        row = Int32(0)
+        if lane < count:
+            row = order[begin + lane] // PAIRS_PER_ROW
+        stage, phase = load_rows(
+            tile.units, x.iterator.toint(), row, count, ring, bars, stage, phase, thread, tile
+        )
+        task += work[1]
 
 
 @cute.jit
@@ -770,37 +797,27 @@ def kernel(
     work = (block, grid, Int32(0), Int32(0), x.shape[0])
     ring_at = ring.iterator.toint()
 
-    started = Int32(0)
-    if warp_id == tile.warps + SUM_WARPS:
-        if lane == 0:
-            make_barriers(bars, tile)
-        cute.arch.sync_warp()
-        started = start_shared(work, shared_weights, ring_at, bars, lane, tile)
+    if thread == 0:
+        make_barriers(bars, tile)
     cute.arch.sync_threads()
+    first = cutlass.const_expr(tile.warps + SUM_WARPS)  # of the loading warps
     if warp_id < tile.warps:
         multiply(work, mma, blocks, sums, ring_at, bars, warp_id, lane, tile)
-    elif warp_id < tile.warps + SUM_WARPS:
+    elif warp_id < first:
         # What the routing says is looked up beside the shared expert's tasks, which do not need it.
         cute.arch.griddepcontrol_wait()
         for e in cutlass.range(thread - 32 * tile.warps, EXPERTS, 32 * SUM_WARPS, unroll=1):
             begins[e], ends[e] = offsets[e], offsets[e + 1]
-        cute.arch.barrier(barrier_id=1, number_of_threads=32 * SUM_WARPS)
-        if warp_id == tile.warps:
-            list_experts(begins, ends, touched, blocks, lane, tile)
-        cute.arch.barrier(barrier_id=1, number_of_threads=32 * SUM_WARPS)
-        if lane == 0:
-            cute.arch.mbarrier_arrive(listed(bars, tile))
+        make_tables(tables, bars, thread - 32 * tile.warps, tile)
         activate(
             work, routing, order, scale_2,
             (Float32(1.0), Float32(1.0)),
             tables, act, shared_act, sums, slots, factors, bars, thread - 32 * tile.warps, tile,
         )
+    elif warp_id == first:
+        stream_weights(work, weights, shared_weights, tables, ring_at, bars, lane, tile)
     else:
-        # Comes before the trigger in `stream`: moe_down reads the routing before its own wait.
-        cute.arch.griddepcontrol_wait()
-        stream(
-            work, weights, shared_weights, x, x, order, tables, ring_at, bars, started, lane, tile
-        )
+        stream_rows(work, x, x, order, tables, ring_at, bars, thread - 32 * (first + 1), tile)
 
 
 @cute.jit
@@ -862,9 +879,9 @@ def entry(
     given = (x, routing, order, offsets, *weights, act, shared_act)
     if tokens > 0:
         if tokens <= 2:
-            run(*given, Tile(8, 1, 16, 8, 6), stream)
+            run(*given, Tile(8, 1, 8, 4, 10, 2), stream)
         else:
-            run(*given, Tile(16, 1, 16, 8, 4), stream)
+            run(*given, Tile(16, 1, 16, 8, 4, 16), stream)
 
 
 def example_args():

@@ -165,9 +165,9 @@ def multiply_part(
     for n in cutlass.range_constexpr(held):
         k = k0 + cutlass.min(k_warp + n * tile.k_warps, tile.blocks - 1) * 64
         load_experts(gate, row0, k, experts[None, None, None, None, n], lane, tile)
-    cute.arch.griddepcontrol_wait()
-    # The next kernel may request weights that do not depend on this one.
+    # The next kernel may request weights that depend on no earlier one.
     cute.arch.griddepcontrol_launch_dependents()
+    cute.arch.griddepcontrol_wait()
     acc.fill(0.0)
     accs = [acc]
     for n in cutlass.range_constexpr(held):
@@ -545,6 +545,7 @@ def run(
         block=[THREADS, 1, 1],
         stream=stream,
         min_blocks_per_mp=1,
+        preferred_smem_carveout=100,
         use_pdl=True,
     )
 

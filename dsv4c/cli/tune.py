@@ -216,7 +216,8 @@ def apply(results: Path, into: Path | None, dry_run: bool, as_json: bool) -> Non
     """Write the winners of RESULTS into the data files of tiles.
 
     A tile wins if the quartiles of its time lie below those of the present tile, by 1 % at least, at
-    one T of its bucket, and above them at none. Compile plans again to use it.
+    one T of its bucket, and above them at none; the bucket's upper half must have been measured.
+    Compile plans again to use it.
     """
     import msgspec
 

@@ -15,6 +15,8 @@ from dsv4c.tune.results import BucketRow, CandidateRow, Measured, Results
 
 LEAST = 0.01
 """A win is at least this share of the present tile's time."""
+OPEN = 256
+"""T that a bucket without an end must have been measured at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,8 @@ def verdicts(found: Results) -> list[Verdict]:
 
     A candidate is taken if at no T of the bucket it is slower than the present tile beyond the
     spread, and at one at least it is faster beyond the spread and by `LEAST`: the quartiles of both
-    do not overlap. Of several, the one with the largest gain over all T.
+    do not overlap. Of several, the one with the largest gain over all T. None is taken for a bucket
+    whose upper half was not measured: few tokens say little of many.
     """
     return [_verdict(row) for row in found.buckets]
 
@@ -65,6 +68,8 @@ def _verdict(row: BucketRow) -> Verdict:
         for each in best.measured
         if each.time is not None
     ]
+    if taken and max(present) < (row.most / 2 or OPEN):
+        return Verdict(row, None, times, f"faster, but measured at T = {max(present)} at most")
     if taken:
         return Verdict(row, best, times, "faster beyond the spread")
     return Verdict(row, None, times, "no candidate is faster beyond the spread")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dsv4c.bench.results import Card, Time
@@ -84,6 +85,15 @@ def test_what_does_not_win(times: dict[int, Spread | str], why: str, tmp_path: P
     (one,) = apply_results(found, tmp_path)
     assert (one.best, one.why) == (None, why)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("most", "kept"), [(64, True), (128, True), (129, False), (0, False)])
+def test_the_upper_half_of_a_bucket_must_be_measured(most: int, kept: bool) -> None:
+    found = results(candidate("fast", FAST, tile(teams=7)))
+    row = msgspec.structs.replace(found.buckets[0], most=most)
+    (one,) = verdicts(msgspec.structs.replace(found, buckets=[row]))
+    assert (one.best is not None) == kept
+    assert one.why.endswith("the spread" if kept else "measured at T = 64 at most")
 
 
 def test_of_several_the_one_with_the_largest_gain() -> None:

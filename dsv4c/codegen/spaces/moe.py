@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from dsv4c.codegen.kernels._moe import streamed_forms
 from dsv4c.codegen.spaces import Shape, Values, closest, number
 from dsv4c.codegen.tiles.moe import Wish, fit
 
@@ -16,7 +17,7 @@ def legal(values: Values, shape: Shape) -> str | None:
     wish = Wish(most=0, **values)  # pyright: ignore[reportArgumentType]
     if wish.tokens not in (8, 16, 32):
         return f"{wish.tokens} tokens at a time"
-    forms = (str(shape["form"]), str(shape["shared_form"]))
+    forms = streamed_forms(str(shape["form"]), str(shape["shared_form"]))
     # Lists of experts, and sums of the down projection.
     more = 4 * (4 * number(shape, "experts") + 256) + 4 * number(shape, "held") * 32 * wish.groups
     tile = fit(wish, number(shape, "depth") // 64, number(shape, "row_groups"), forms, more)

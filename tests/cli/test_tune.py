@@ -28,9 +28,9 @@ def call(*words: str) -> Result:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    """One bucket that is won by a quarter at T = 1."""
-    base = [Measured(1, Time(5.0, 4.9, 5.1)), Measured(1, Time(5.0, 4.9, 5.1))]
-    fast = CandidateRow("fast", {**PRESENT.table, "teams": 7}, [Measured(1, Time(4.0, 3.9, 4.1))])
+    """One bucket that is won by a fifth at T = 64."""
+    base = [Measured(64, Time(5.0, 4.9, 5.1)), Measured(64, Time(5.0, 4.9, 5.1))]
+    fast = CandidateRow("fast", {**PRESENT.table, "teams": 7}, [Measured(64, Time(4.0, 3.9, 4.1))])
     row = BucketRow(
         *("mhc_seam_4096", "mhc_seam", SHAPE, PRESENT.most),
         *(PRESENT.table, PRESENT.table, "table", base, [fast]),
@@ -51,14 +51,14 @@ def test_help(name: str, golden: Callable[[str, str], None]) -> None:
 def test_apply(results: Path, tmp_path: Path) -> None:
     result = call("apply", str(results), "--into", str(tmp_path / "data"), "--dry-run")
     assert result.exit_code == 0
-    assert "1: 4.00 of 5.00" in result.stdout
+    assert "64: 4.00 of 5.00" in result.stdout
     assert result.stdout.endswith("\n1 tiles would be kept\n")
     assert not (tmp_path / "data").exists()
     result = call("apply", str(results), "--into", str(tmp_path / "data"))
     assert result.stdout.endswith("\n1 tiles kept\n")
     read = json.loads((tmp_path / "data" / "mhc_seam.json").read_text())
     assert read["tiles"][0]["card"] == "NVIDIA H100"
-    assert read["tiles"][0]["times"] == [{"tokens": 1, "us": 4.0, "beaten_us": 5.0}]
+    assert read["tiles"][0]["times"] == [{"tokens": 64, "us": 4.0, "beaten_us": 5.0}]
 
 
 def test_apply_as_json(results: Path, tmp_path: Path) -> None:

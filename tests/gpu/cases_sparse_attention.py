@@ -10,17 +10,16 @@ from dataclasses import dataclass
 
 import torch
 from harness import (
-    BF16_ROUNDING,
     DEVICE,
-    F32_ROUNDING,
     LENGTHS,
-    SLOPE_LIMIT,
     Bench,
     Case,
     Gate,
     Run,
     compare,
+    count_gate,
 )
+from sparse_attention_bounds import bounds, with_slope
 
 from dsv4c.codegen.kernels import sparse_attention as family
 
@@ -32,6 +31,20 @@ HEADS = (8, 64, 128)
 CHOSEN, HCA = {8: 64, 64: 512, 128: 1024}, 1024
 # Pages of 19,008 (fp8) and 32,768 bytes (bf16): the last ones lie beyond 2^32 bytes.
 FAR_PAGES = {"fp8": 228_000, "bf16": 132_000}
+# A row's bits in batches of both sizes are the same: heads, entries, then the two sizes. Within a
+# bucket for any number of rows; beyond it as long as each block of the larger batch's clusters has
+# one tile of 128 at most.
+BATCHES = (
+    *((64, 512, 1, most) for most in (2, 8, 15)),
+    *((64, 512, few, most) for few, most in ((16, 28), (29, 66), (67, 257))),
+    *((128, 1024, few, most) for few, most in ((1, 3), (4, 7), (8, 14), (15, 33), (34, 64))),
+    *((64, 384, few, 28) for few in (1, 15)),
+    *((64, 128, few, 66) for few in (1, 28)),
+    *((128, 896, few, 7) for few in (1, 3)),
+    *((128, 384, few, 14) for few in (1, 3, 7)),
+    *((128, 128, few, 33) for few in (1, 7, 14)),
+    *((heads, 0, few, 129) for heads in (64, 128) for few in (1, 8, 64)),
+)
 # Tokens whose float64 reference is computed at once.
 CHUNK = 32
 
@@ -63,12 +76,15 @@ def cases() -> list[Case]:
     found += [Setup(1, 64, 8192), Setup(7, 128, 8191, page=1)]
     found += [Setup(t, 64, 512, what="same") for t in (7, 40, 257)]
     found += [Setup(247, 8, 64, what="decode"), Setup(247, 64, 0, what="decode")]
+    batches = [
+        _batch_case(few, Setup(most, h, k, what=f"batch{few}")) for h, k, few, most in BATCHES
+    ]
     flash = [Setup(t, 64, 512, what="time") for t in (1, 8, 16, 32, 64, 128, 256, 4096)]
     pro = [Setup(t, 128, 1024, what="time") for t in (1, 8, 32, 64, 128, 256, 4096)]
     rest = [Setup(t, 64, 0, what="time") for t in (1, 64, 256, 4096)]
     rest += [Setup(t, 64, 256, page=1, what="time") for t in (1, 64, 256)]
     rest += [Setup(t, 64, 512, "bf16", what="time") for t in (1, 64, 256)]
-    return [_case(setup) for setup in (*found, *flash, *pro, *rest)]
+    return [*(_case(setup) for setup in (*found, *flash, *pro, *rest)), *batches]
 
 
 @dataclass(frozen=True)
@@ -117,6 +133,29 @@ def _case(setup: Setup) -> Case:
     )
 
 
+def _batch_case(fewer: int, setup: Setup) -> Case:
+    """Rows alone and in a batch of others: the same bits."""
+
+    def outputs(inputs: Sequence[torch.Tensor]) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        return 2 * [((fewer, setup.heads, DIM), torch.bfloat16)]
+
+    def call(kernel: Callable[..., object], *given: torch.Tensor) -> None:
+        *inputs, few, many = given
+        pick = torch.arange(setup.tokens, device=DEVICE).flip(0)[:fewer]
+        # q and the indices have a row for each token
+        rows = [0, *range(2, len(inputs) - 1, 2)]
+        kernel(*(t[pick].contiguous() if i in rows else t for i, t in enumerate(inputs)), few)
+        whole = torch.empty_like(inputs[0])
+        kernel(*inputs, whole)
+        many.copy_(whole[pick])
+
+    def verify(run: Run) -> list[Gate]:
+        few, many = (out.view(torch.int16) for out in run.outputs)
+        return [count_gate("batch", few != many)]
+
+    return dataclasses.replace(_case(setup), outputs=outputs, call=call, verify=verify)
+
+
 # --- inputs ---------------------------------------------------------------------------------
 
 
@@ -125,7 +164,7 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
     tokens, heads = setup.tokens, setup.heads
     q = torch.randn(tokens, heads, DIM, generator=make, device=DEVICE)
     sink = torch.randn(heads, generator=make, device=DEVICE)
-    if setup.what in ("check", "far"):
+    if setup.what.startswith(("check", "far", "batch")):
         # Flat, usual and one-hot softmaxes; sinks that vanish or swallow everything.
         sizes = torch.tensor([1.0, 1.0, 1.0, 1e-3, 8.0, 100.0, 0.0], device=DEVICE)
         q *= sizes[torch.randint(0, 7, (tokens, heads, 1), generator=make, device=DEVICE)]
@@ -294,44 +333,7 @@ def _reference(setup: Setup, inputs: Sequence[torch.Tensor]) -> Reference:
     e = torch.exp(s - top)
     p = e / (e.sum(-1, keepdim=True) + torch.exp(sink[:, None] - top)).clamp_min(1e-300)
     out = p @ v
-    return Reference(out, *_bounds(q, v, s, p, out))
-
-
-def _bounds(
-    q: torch.Tensor, v: torch.Tensor, s: torch.Tensor, p: torch.Tensor, out: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What rounding may do to an element, and to the slope of a row.
-
-    |y - r| <= u_bf16 |r|                                      rounding of the output
-             + min(u_bf16 sum p|v|, 4 u_bf16 sqrt(sum p^2 v^2))  rounding of every p to bf16
-             + sum p|v| e + |r| sum p e                         fp32 errors e of the scores
-             + 4 u_f32 sqrt(n) sum p|v|                         fp32 sums
-             + 2^-126 (1 + 2^8 sum |v|)                         subnormal p, y, exp(-sink) may be 0
-    with e_j = 4 u_f32 (sqrt(512) scale sum|q K_j| + |s_j| + max|s| + 4). The first term of the min
-    is certain. The second takes roundings of different rows as independent: they are uniform
-    within their limit, so c = 4 is 6.9 standard deviations. A row's slope takes p_j's error with
-    the weight w_j = p_j <v_j, r> / |r|^2, and that of the output's elements with r_d^2 / |r|^2, or
-    with max|w|: multiples of one row by almost 1 are all rounded the same way.
-    """
-    finite = torch.where(torch.isfinite(s), s, 0.0).abs()
-    v, r = (torch.where(torch.isfinite(t), t, 0.0) for t in (v, out))
-    size = v.abs()
-    e = math.sqrt(DIM) * SCALE * (q.abs() @ size.mT) + finite + finite.amax(-1, True) + 4
-    e = 4 * F32_ROUNDING * e
-    whole = p @ size
-    rounding = torch.minimum(whole, 4 * ((p * p) @ (size * size)).sqrt()) * BF16_ROUNDING
-    scores = (p * e) @ size + out.abs() * (p * e).sum(-1, keepdim=True)
-    sums = 4 * F32_ROUNDING * math.sqrt(v.shape[1]) * whole
-    least = 2.0**-126 * (1 + 256 * size.sum(1, keepdim=True))
-    bound = BF16_ROUNDING * out.abs() + rounding + scores + sums + least
-    weight = p * (r @ v.mT) / r.square().sum(-1, keepdim=True).clamp_min(1e-300)
-    share = r.square() / r.square().sum(-1, keepdim=True).clamp_min(1e-300)
-    chance = [
-        torch.minimum(w.abs().sum(-1), 4 * w.square().sum(-1).sqrt()) for w in (weight, share)
-    ]
-    spread = chance[0] + torch.maximum(chance[1], weight.abs().amax(-1).clamp_max(1.0))
-    slope = spread * BF16_ROUNDING + 2 * (weight.abs() * e).sum(-1)
-    return bound, slope.clamp_min(SLOPE_LIMIT)
+    return Reference(out, *bounds(q, v, s, p, out))
 
 
 def _verify(setup: Setup, run: Run) -> list[Gate]:
@@ -349,28 +351,7 @@ def _verify(setup: Setup, run: Run) -> list[Gate]:
         wrong = (y.double() - out).abs() > torch.where(out.abs() < 2.0**-126, 2.0**-126, 0.0)
         return [Gate("decoded_bits", not bool(wrong.any()), float(wrong.sum()))]
     gate = compare("o", y, out, bound)
-    return [_with_slope(gate, y, out, slope)]
-
-
-def _with_slope(gate: Gate, y: torch.Tensor, r: torch.Tensor, limit: torch.Tensor) -> Gate:
-    """The gate with the slope judged row by row: one p of few may be off by its rounding.
-
-    What the correctly rounded row itself is off by is allowed beside the limit.
-    """
-    if not math.isfinite(gate.ratio):
-        return gate
-    rounded = r.to(y.dtype)
-    y, rounded, r = (torch.where(torch.isfinite(r), t.double(), 0.0) for t in (y, rounded, r))
-    square = (r * r).sum(-1)
-    known = square > 2.0**-200
-    off, own = (torch.where(known, ((t * r).sum(-1) / square - 1).abs(), 0.0) for t in (y, rounded))
-    worst = float((off / (limit + own)).nan_to_num().max())
-    small = dataclasses.replace(gate, slope=float(off.max()))
-    l2 = torch.where(known, (y - r).norm(dim=-1) / square.sqrt(), 0.0)
-    # p and the output are each rounded by at most u_bf16
-    ok = gate.ratio <= 1 and worst <= 1 and float(l2.max()) <= 2 * BF16_ROUNDING
-    detail = f"slope at {worst:.2f} of its bound" + ("" if ok else f"; {gate.detail}")
-    return dataclasses.replace(small, ok=ok, detail=detail, row_l2=float(l2.max()))
+    return [with_slope(gate, y, out, slope)]
 
 
 def _chunks(inputs: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

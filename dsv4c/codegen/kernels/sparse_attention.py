@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
-from dsv4c.codegen.tiles.sparse_attention import SPARSE_ATTENTION
+from dsv4c.codegen.tiles.sparse_attention import SPARSE_ATTENTION, AttentionTile
 
 KIND = "sparse_attention"
 DIM, ROPE, WINDOW = 512, 64, 128
@@ -97,16 +97,31 @@ def context(params: KernelParams) -> dict[str, object]:
     chosen = cast(Params, params)
     tile = SPARSE_ATTENTION["sm_90a" if chosen.mma == "wgmma" else "sm_100a"]
     blocks = -(-chosen.heads // 64)
-    splits = tuple(one for one in tile.splits if one[1] <= 8 * blocks)
     return {
         "blocks": blocks,
         "window_bytes": page_bytes(WINDOW, chosen.cache),
         "page_bytes": page_bytes(chosen.page, chosen.cache),
         # without a compressed source there is one tile of rows: nothing to share
-        "splits": splits if chosen.page else (),
+        "splits": _splits(tile, chosen.heads) if chosen.page else (),
         "producer_registers": tile.producer_registers,
         "consumer_registers": tile.consumer_registers,
     }
+
+
+def _splits(tile: AttentionTile, heads: int) -> tuple[tuple[int, int, int], ...]:
+    """(largest T, blocks of a cluster, heads of a block), ascending: as few heads as fit at once.
+
+    A block of a cluster adds up the sums of two heads at least.
+    """
+    found: list[tuple[int, int, int]] = []
+    for clusters, split in tile.splits:
+        if split > 8 * -(-heads // 64):
+            continue
+        for part in tile.heads if split >= 8 else (64,):
+            most = clusters // -(-heads // part)
+            if part >= 2 * split and most > (found[-1][0] if found else 0):
+                found.append((most, split, part))
+    return tuple(found)
 
 
 def page_bytes(entries: int, cache: str) -> int:

@@ -146,4 +146,18 @@ def test_tiles_fit(arch: str) -> None:
 def test_clusters_of_16_are_for_two_blocks_of_heads(heads: int, largest: int) -> None:
     splits = family.context(family.choose(heads, "fp8", 32, "sm_90a"))["splits"]
     assert isinstance(splits, tuple)
-    assert max(split for _, split in splits) == largest
+    assert max(split for _, split, _ in splits) == largest
+
+
+@pytest.mark.parametrize(
+    ("heads", "splits"),
+    [
+        (8, ((15, 8, 16), (28, 4, 64), (66, 2, 64))),
+        (64, ((3, 8, 16), (7, 8, 32), (15, 8, 64), (28, 4, 64), (66, 2, 64))),
+        (72, ((2, 16, 32), (3, 16, 64), (5, 8, 32), (7, 8, 64), (14, 4, 64), (33, 2, 64))),
+        (128, ((1, 16, 32), (3, 16, 64), (7, 8, 64), (14, 4, 64), (33, 2, 64))),
+    ],
+)
+def test_few_tokens_spread_their_heads(heads: int, splits: tuple[tuple[int, ...], ...]) -> None:
+    assert family.context(family.choose(heads, "fp8", 32, "sm_90a"))["splits"] == splits
+    assert all(part >= 2 * split for _, split, part in splits)

@@ -16,11 +16,12 @@
     sink        f32 [64], not scaled
     o           bf16 [T, 64, 512]; 0 for a token without rows
 
-K_j are the decoded rows; p is rounded to bf16 for the second product, not in the denominator.
+K_j are the decoded rows; p is rounded to bf16, for the sum as for the product.
 
-A block serves one token and 64 heads, 128 rows a step. Two warpgroups gather rows into a tile in
+A block serves one token and up to 64 heads, 128 rows a step. Two warpgroups gather rows into a tile in
 shared memory and decode them; the other two take turns with its halves: each scores 64 rows, and
-both multiply all of them, 256 dims each. For few tokens, the blocks of a cluster share the rows.
+both multiply all of them, 256 dims each. For few tokens, the blocks of a cluster share the rows, and for
+very few have fewer heads: what they give each other takes longest.
 """
 
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from cutlass.cute.nvgpu import OperandMajorMode, warp, warpgroup
 from cutlass.cute.runtime import make_fake_stream, make_fake_tensor
 from cutlass.memory import SmemAllocator
 
-HEADS, BLOCKS = 64, 1  # heads, and blocks of 64 heads
+HEADS = 64
 DIM = 512
 WINDOW, PAGE_W = 128, 128  # window rows of a token; entries per page of the window cache
 PAGE_C = 32  # entries per page of the compressed cache
@@ -51,6 +52,29 @@ STRIDE = 128 * 16  # bytes of the ring between the pieces of a thread
 TILE_BLOCK = ROWS * 128  # bytes of the row tile between blocks of 64 dims
 FULL, EMPTY = 0, 2  # index of the first barrier of either kind
 NEG, NEG_BITS = float("-inf"), 0xFF800000
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a block does of a token: `heads` of its heads, and of its tiles of rows one in `split`."""
+
+    split: int
+    heads: int
+
+    @property
+    def blocks(self):
+        """Blocks, or clusters of `split` blocks, of a token."""
+        return -(-HEADS // self.heads)
+
+    @property
+    def together(self):
+        """All warps gather the first tile, and score its halves at once: a block rarely has another."""
+        return self.split >= 8 and self.heads < 64
+
+    @property
+    def less(self):
+        """Pairs of passes of the first tile that the producers leave to the others."""
+        return PAIRS // 2 if self.together else 0
 
 
 @dataclass(frozen=True)
@@ -379,15 +403,38 @@ def store_row(
 
 
 @cute.jit
+def fetch_half(
+    t: Int32, token: Int32, rank: Int32, caches: Caches, data: cute.Tensor, scale: cute.Tensor
+):
+    """Ask for the second half of the first tile as `produce` does for the first: all in registers."""
+    rows, scales = locate(rank, step_index(rank, token, t, caches), caches)
+    for i in cutlass.range_constexpr(PAIRS):
+        scale[i] = fetch_row(t, Int32(PAIRS + i), rows, scales, data[None, i])
+
+
+@cute.jit
+def store_half(t: Int32, shared: Shared, data: cute.Tensor, scale: cute.Tensor):
+    """What `fetch_half` brought to the tile."""
+    base = shared.k.iterator.toint()
+    for i in cutlass.range_constexpr(PAIRS):
+        row = HALF + i * PASS_ROWS + t % 128 // LANES
+        store_row(data[None, i], base, False, scale[i], t, base, row)
+    cute.arch.sync_warp()
+    if cute.arch.lane_idx() == 0:
+        cute.arch.mbarrier_arrive(shared.bars + FULL + 1)
+
+
+@cute.jit
 def produce(
-    t: Int32, token: Int32, rank: Int32, split: cutlass.Constexpr, shared: Shared, caches: Caches
+    t: Int32, token: Int32, rank: Int32, share: cutlass.Constexpr, shared: Shared, caches: Caches
 ):
     """Gather the tiles rank, rank + split, ...: global memory -> ring or registers -> tile.
 
     Of every row, warpgroup 0 takes dims 0..255, warpgroup 1 the others, each half of the RoPE dims.
     Passes go in pairs: of the next pair, the first is on its way to the ring, the second to
-    registers.
+    registers. With `together`, the second half of the first tile is not theirs.
     """
+    split, less = share.split, share.less
     part = cute.arch.make_warp_uniform(t // 128)
     w, lane = t // 32 % 4, t % 32
     bars, base, ring = shared.bars, shared.k.iterator.toint(), shared.ring.iterator.toint()
@@ -402,9 +449,16 @@ def produce(
     rows, scales = locate(rank, index, caches)
     copy_row(t, Int32(0), rows, scales, slot, scale_slot)
     scale = fetch_row(t, Int32(1), rows, scales, data)
-    cute.arch.barrier_arrive(barrier_id=2, number_of_threads=PRODUCERS + CONSUMERS)
-    for n in cutlass.range(steps * PAIRS, unroll=1):
-        pair, step = n % PAIRS, n // PAIRS
+    if cutlass.const_expr(not share.together):
+        cute.arch.barrier_arrive(barrier_id=2, number_of_threads=PRODUCERS + CONSUMERS)
+    for n in cutlass.range(steps * PAIRS - less, unroll=1):
+        at = n
+        if cutlass.const_expr(share.together):
+            at = n if n < less else n + less
+        pair, step = at % PAIRS, at // PAIRS
+        following = pair + 1
+        if cutlass.const_expr(share.together):
+            following = PAIRS if n == less - 1 else following
         half = pair // (PAIRS // 2)
         if pair % (PAIRS // 2) == 0:
             cute.arch.mbarrier_wait(bars + EMPTY + half, (step & 1) ^ 1)
@@ -424,11 +478,11 @@ def produce(
         )
         store_row(piece_regs, slot, True, ring_scale, t, base, row)
         cute.arch.sync_warp()
-        if pair == PAIRS - 1:
+        if following == PAIRS:
             tile = rank + (step + 1) * split
             rows, scales = locate(tile, after, caches)
             after = step_index(tile + split, token, t, caches)
-        pass_ = (pair + 1) % PAIRS * 2
+        pass_ = following % PAIRS * 2
         copy_row(t, pass_, rows, scales, slot, scale_slot)
         store_row(data, slot, False, scale, t, base, row + PASS_ROWS)
         if pair % (PAIRS // 2) == PAIRS // 2 - 1:
@@ -443,11 +497,13 @@ def produce(
 
 
 @cute.jit
-def load_query(q: cute.Tensor, data: cute.Tensor, token: Int32, block: Int32, t: Int32):
+def load_query(
+    q: cute.Tensor, data: cute.Tensor, token: Int32, block: Int32, t: Int32, heads: cutlass.Constexpr
+):
     """16-byte unit t % 64 of every fourth head of the block into registers; 0 beyond the last head."""
     data.fill(0)
-    for i in cutlass.range_constexpr(HALF // 4):
-        head = block * HALF + i * 4 + t // 64
+    for i in cutlass.range_constexpr(heads // 4):
+        head = block * heads + i * 4 + t // 64
         if head < HEADS:
             row = cute.recast_tensor(q[Int64(token), head, None], Uint32)
             cute.autovec_copy(cute.zipped_divide(row, (4,))[(None, t % 64)], data[None, i])
@@ -494,6 +550,15 @@ def lift(
 
 
 @cute.jit
+def weaken(o_rows: cute.Tensor, fade: cute.Tensor):
+    """Let what was summed so far fade."""
+    if cute.arch.vote_any_sync((fade[0] != Float32(1.0)) | (fade[1] != Float32(1.0))):
+        for r in cutlass.range_constexpr(2):
+            for c in cutlass.range_constexpr(cute.size(o_rows, mode=[1])):
+                o_rows[r, c] = o_rows[r, c] * fade[r]
+
+
+@cute.jit
 def finite(level: Float32) -> Float32:
     """0 for the level of a row that has had no score."""
     return Float32(0.0) if level == Float32(NEG) else level
@@ -501,14 +566,15 @@ def finite(level: Float32) -> Float32:
 
 @cute.jit
 def exponentials(s: cute.Tensor, p: cute.Tensor, level: cute.Tensor, total: cute.Tensor):
-    """Scores -> p as bf16; the un-rounded p are summed into `total`."""
+    """Scores -> p as bf16, summed into `total` as rounded: a p that is off by a part d moves the output
+    by p d (v - o), so not at all where a row is all of it or all rows are alike."""
     for r in cutlass.range_constexpr(2):
         base = finite(level[r])
         part = Float32(0.0)
         for c in cutlass.range_constexpr(cute.size(s, mode=[1])):
             x = cute.math.exp2(s[r, c] * Float32(SCALE) - base, fastmath=True)
-            part = part + x
             p[r, c] = x.to(BFloat16)
+            part = part + p[r, c].to(Float32)
         total[r] = total[r] + part
 
 
@@ -552,7 +618,7 @@ def consume(
     token: Int32,
     block: Int32,
     rank: Int32,
-    split: cutlass.Constexpr,
+    share: cutlass.Constexpr,
     qk: cute.TiledMma,
     pv: cute.TiledMma,
     shared: Shared,
@@ -591,63 +657,108 @@ def consume(
     level, peak, total, fade = (cute.make_rmem_tensor((2,), Float32) for _ in range(4))
     level.fill(NEG)
     total.fill(0.0)
-    acc.fill(0.0)
     sinks = cute.make_rmem_tensor((2,), Float32)
     for r in cutlass.range_constexpr(2):
-        sinks[r] = sink_of(sink, block * HALF + at[r, 0][0])
-    tiles = tile_count(token, caches)
-    steps = (tiles - rank + split - 1) // split
+        sinks[r] = sink_of(sink, block * share.heads + at[r, 0][0])
     data = cute.make_rmem_tensor(((4,), HALF // 4), Uint32)
-    # the copies of the first half tile go first: they take longest
-    cute.arch.barrier(barrier_id=2, number_of_threads=PRODUCERS + CONSUMERS)
-    load_query(q, data, token, block, t)
+    # rows go before q: their copies take longest
+    if cutlass.const_expr(share.together):
+        pieces = cute.make_rmem_tensor((20, PAIRS), Uint32)
+        scales = cute.make_rmem_tensor((PAIRS,), Uint32)
+        fetch_half(t, token, rank, caches, pieces, scales)
+        load_query(q, data, token, block, t, share.heads)
+        tiles = tile_count(token, caches)
+        store_half(t, shared, pieces, scales)
+    else:
+        tiles = tile_count(token, caches)
+        cute.arch.barrier(barrier_id=2, number_of_threads=PRODUCERS + CONSUMERS)
+        load_query(q, data, token, block, t, share.heads)
     store_query(data, s_q, t)
+    steps = (tiles - rank + share.split - 1) // share.split
+    acc.fill(0.0)
     pv.set(warpgroup.Field.ACCUMULATE, True)
-    for i in cutlass.range(steps, unroll=1):
-        phase = i & 1
-        count = Int32(0)  # rows of this step
-        # the two half tiles in turn: while one warpgroup scores its own, the other one multiplies
-        for turn in cutlass.range_constexpr(2):
-            if group == turn:
-                if cutlass.const_expr(turn == 1):
-                    release(bars, 0)
-                wait_full(bars + FULL + turn, phase)
-                if cutlass.const_expr(turn == 0):
-                    count = shared.count[0] + shared.count[1] + shared.count[2] + shared.count[3]
-                qk.set(warpgroup.Field.ACCUMULATE, False)
-                warpgroup.fence()
-                for k in cutlass.range_constexpr(cute.size(f_q, mode=[2])):
-                    cute.gemm(qk, scores, f_q[None, None, k], f_k[None, None, k], scores)
-                    qk.set(warpgroup.Field.ACCUMULATE, True)
-                warpgroup.commit_group()
-                warpgroup.wait_group(0)
-                find_peaks(s_rows, peak, at, count - turn * HALF)
+    if cutlass.const_expr(share.together):
+        for i in cutlass.range(steps, unroll=1):
+            phase = i & 1
+            for half in cutlass.range_constexpr(2):
+                wait_full(bars + FULL + half, phase)
+            count = shared.count[0] + shared.count[1] + shared.count[2] + shared.count[3]
+            qk.set(warpgroup.Field.ACCUMULATE, False)
+            warpgroup.fence()
+            for k in cutlass.range_constexpr(cute.size(f_q, mode=[2])):
+                cute.gemm(qk, scores, f_q[None, None, k], f_k[None, None, k], scores)
+                qk.set(warpgroup.Field.ACCUMULATE, True)
+            warpgroup.commit_group()
+            warpgroup.wait_group(0)
+            find_peaks(s_rows, peak, at, count - group * HALF)
+            if lane % 4 == 0:
                 for r in cutlass.range_constexpr(2):
-                    if lane % 4 == 0:
-                        s_top[turn, at[r, 0][0]] = peak[r]
-                    lift(level, total, fade, r, peak[r])
-                exponentials(s_rows, p_rows, level, total)
-                cute.copy(st_p, st_p.retile(probs), st_p.partition_D(s_p_own))
-                cute.arch.fence_proxy("async.shared", space="cta")
-                cute.arch.barrier_arrive(barrier_id=3 + turn, number_of_threads=CONSUMERS)
-            else:
-                if cutlass.const_expr(turn == 1):
-                    release(bars, 0)
-                cute.arch.barrier(barrier_id=3 + turn, number_of_threads=CONSUMERS)
-                wait_full(bars + FULL + turn, phase)
-                if cutlass.const_expr(turn == 0):
-                    count = shared.count[0] + shared.count[1] + shared.count[2] + shared.count[3]
+                    s_top[group, at[r, 0][0]] = peak[r]
+            consumer_barrier()
+            # the levels and sums are those of one half after the other
+            for turn in cutlass.range_constexpr(2):
                 for r in cutlass.range_constexpr(2):
                     lift(level, total, fade, r, s_top[turn, at[r, 0][0]])
-            if cute.arch.vote_any_sync((fade[0] != Float32(1.0)) | (fade[1] != Float32(1.0))):
-                for r in cutlass.range_constexpr(2):
-                    for c in cutlass.range_constexpr(cute.size(o_rows, mode=[1])):
-                        o_rows[r, c] = o_rows[r, c] * fade[r]
-            warpgroup.fence()
-            for k in cutlass.range_constexpr(4 * turn, 4 * turn + 4):
-                cute.gemm(pv, acc, f_p[None, None, k], f_v[None, None, k], acc)
-            warpgroup.commit_group()
-        release(bars, 1)
+                if group == turn:
+                    exponentials(s_rows, p_rows, level, total)
+                if cutlass.const_expr(turn == 0):
+                    weaken(o_rows, fade)
+            cute.copy(st_p, st_p.retile(probs), st_p.partition_D(s_p_own))
+            cute.arch.fence_proxy("async.shared", space="cta")
+            consumer_barrier()
+            for turn in cutlass.range_constexpr(2):
+                if cutlass.const_expr(turn == 1):
+                    warpgroup.wait_group(0)
+                    weaken(o_rows, fade)
+                warpgroup.fence()
+                for k in cutlass.range_constexpr(4 * turn, 4 * turn + 4):
+                    cute.gemm(pv, acc, f_p[None, None, k], f_v[None, None, k], acc)
+                warpgroup.commit_group()
+            for half in cutlass.range_constexpr(2):
+                release(bars, half)
+    else:
+        for i in cutlass.range(steps, unroll=1):
+            phase = i & 1
+            count = Int32(0)  # rows of this step
+            # the two half tiles in turn: while one warpgroup scores its own, the other one multiplies
+            for turn in cutlass.range_constexpr(2):
+                if group == turn:
+                    if cutlass.const_expr(turn == 1):
+                        release(bars, 0)
+                    wait_full(bars + FULL + turn, phase)
+                    if cutlass.const_expr(turn == 0):
+                        count = shared.count[0] + shared.count[1] + shared.count[2] + shared.count[3]
+                    qk.set(warpgroup.Field.ACCUMULATE, False)
+                    warpgroup.fence()
+                    for k in cutlass.range_constexpr(cute.size(f_q, mode=[2])):
+                        cute.gemm(qk, scores, f_q[None, None, k], f_k[None, None, k], scores)
+                        qk.set(warpgroup.Field.ACCUMULATE, True)
+                    warpgroup.commit_group()
+                    warpgroup.wait_group(0)
+                    find_peaks(s_rows, peak, at, count - turn * HALF)
+                    for r in cutlass.range_constexpr(2):
+                        if lane % 4 == 0:
+                            s_top[turn, at[r, 0][0]] = peak[r]
+                        lift(level, total, fade, r, peak[r])
+                    exponentials(s_rows, p_rows, level, total)
+                    cute.copy(st_p, st_p.retile(probs), st_p.partition_D(s_p_own))
+                    cute.arch.fence_proxy("async.shared", space="cta")
+                    cute.arch.barrier_arrive(barrier_id=3 + turn, number_of_threads=CONSUMERS)
+                else:
+                    if cutlass.const_expr(turn == 1):
+                        release(bars, 0)
+                    cute.arch.barrier(barrier_id=3 + turn, number_of_threads=CONSUMERS)
+                    wait_full(bars + FULL + turn, phase)
+                    if cutlass.const_expr(turn == 0):
+                        count = shared.count[0] + shared.count[1] + shared.count[2] + shared.count[3]
+                    for r in cutlass.range_constexpr(2):
+                        lift(level, total, fade, r, s_top[turn, at[r, 0][0]])
+                weaken(o_rows, fade)
+                warpgroup.fence()
+                for k in cutlass.range_constexpr(4 * turn, 4 * turn + 4):
+                    cute.gemm(pv, acc, f_p[None, None, k], f_v[None, None, k], acc)
+                warpgroup.commit_group()
+            release(bars, 1)
     cute.arch.griddepcontrol_launch_dependents()
     consumer_barrier()
     lane = opaque(lane)
@@ -659,24 +770,14 @@ def consume(
     consumer_barrier()
     for r in cutlass.range_constexpr(2):
         total[r] = s_top[0, at[r, 0][0]] + s_top[1, at[r, 0][0]]
-    if cutlass.const_expr(split > 1):
+    if cutlass.const_expr(share.split > 1):
         consumer_barrier()
         # for `combine`: (level, sum) in s_top, the fp32 output over the row tile
         if (lane % 4 == 0) & (group == 0):
             for r in cutlass.range_constexpr(2):
                 s_top[0, at[r, 0][0]], s_top[1, at[r, 0][0]] = level[r], total[r]
-        base = s_k.iterator.toint()
-        for r in cutlass.range_constexpr(2):
-            for c in cutlass.range_constexpr(0, cute.size(o_rows, mode=[1]), 2):
-                row, dim = at_o[r, c]
-                cute.arch.inline_ptx(
-                    "st.shared.v2.f32 [{$r0}], { {$r1}, {$r2} };",
-                    read_only_args=[
-                        base + partial_offset(row, dim + group * (DIM // 2)),
-                        o_rows[r, c],
-                        o_rows[r, c + 1],
-                    ],
-                )
+        if t % 128 < 2 * share.heads:
+            store_partial(s_k.iterator.toint() + group * (DIM * 2), o_rows, at_o)
     else:
         for r in cutlass.range_constexpr(2):
             factor = inverse(level[r], total[r], sinks[r])
@@ -696,6 +797,18 @@ def consume(
 @cute.jit
 def partial_offset(row: Int32, dim: Int32) -> Int32:
     return row * (4 * DIM) + ((dim * 4) ^ ((row & 7) << 5))
+
+
+@cute.jit
+def store_partial(base: Int32, o_rows: cute.Tensor, at_o: cute.Tensor):
+    """This thread's fp32 sums to shared memory, half rows of 256 dims from `base` on."""
+    for r in cutlass.range_constexpr(2):
+        for c in cutlass.range_constexpr(0, cute.size(o_rows, mode=[1]), 2):
+            row, dim = at_o[r, c]
+            cute.arch.inline_ptx(
+                "st.shared.v2.f32 [{$r0}], { {$r1}, {$r2} };",
+                read_only_args=[base + partial_offset(row, dim), o_rows[r, c], o_rows[r, c + 1]],
+            )
 
 
 @cute.jit
@@ -719,27 +832,29 @@ def combine(
     t: Int32,
     rank: Int32,
     tiles: Int32,
-    split: cutlass.Constexpr,
+    share: cutlass.Constexpr,
     token: Int32,
     block: Int32,
     shared: Shared,
     sink: cute.Tensor,
     o: cute.Tensor,
 ):
-    """Sum the cluster's partial outputs; every block does 64 / split heads.
+    """Sum the cluster's partial outputs; every block does heads / split of the heads.
 
-    The order is that of the ranks, from the block's own on, so that the blocks read from different
-    ones at a time; it is fixed for every head. Blocks that had no rows have no part in it. All reads
-    are under way at once: what a block gives away through the cluster takes longest.
+    Blocks r and r ^ 1 are added first, then those pairs, and so on: a block reads from another one
+    than the rest at a time, yet the sums are the same in all, and in a larger cluster where the
+    blocks of both have one tile at most. Blocks without rows add zeros. All reads are under way at
+    once: what a block gives away through the cluster takes longest.
     """
-    rows, across = HALF // split, DIM // 4  # of this block; threads across a row
+    split = share.split
+    rows, across = share.heads // split, DIM // 4  # of this block; threads across a row
     count = rows * across // CONSUMERS
     part = cute.make_rmem_tensor((4, split, count), Float32)
     dim, base = t % across * 4, shared.k.iterator.toint()
     for i in cutlass.range_constexpr(count):
         row = rank * rows + i * (CONSUMERS // across) + t // across
         for r in cutlass.range_constexpr(split):
-            other = (rank + r) % split
+            other = rank ^ r
             there = Int32(1) if other < tiles else Int32(0)
             part[0, r, i], part[1, r, i], part[2, r, i], part[3, r, i] = far_quad(
                 base + partial_offset(row, dim), other, there
@@ -747,25 +862,27 @@ def combine(
     weights = cute.make_tensor(
         cute.recast_ptr(shared.p.iterator, dtype=Float32), cute.make_layout((split + 1, rows))
     )
-    if t < HALF:
-        weigh(t, rank, tiles, split, block, shared, sink, weights)
+    if t < max(share.heads, 32):
+        weigh(t, rank, tiles, share, block, shared, sink, weights)
     consumer_barrier()
-    acc = cute.make_rmem_tensor((4, count), Float32)
-    acc.fill(0.0)
     for i in cutlass.range_constexpr(count):
         row = i * (CONSUMERS // across) + t // across
         for r in cutlass.range_constexpr(split):
             for c in cutlass.range_constexpr(4):
-                acc[c, i] = acc[c, i] + part[c, r, i] * weights[r, row]
+                part[c, r, i] = product(part[c, r, i], weights[r, row])
+        for step in cutlass.range_constexpr(split.bit_length() - 1):
+            for r in cutlass.range_constexpr(0, split, 2 << step):
+                for c in cutlass.range_constexpr(4):
+                    part[c, r, i] = part[c, r, i] + part[c, r + (1 << step), i]
         for c in cutlass.range_constexpr(4):
-            acc[c, i] = acc[c, i] * weights[split, row]
+            part[c, 0, i] = part[c, 0, i] * weights[split, row]
     # what the others have here has been read when all blocks have arrived
-    cute.arch.cluster_arrive()
+    cute.arch.cluster_arrive_relaxed()
     for i in cutlass.range_constexpr(count):
-        head = block * HALF + rank * rows + i * (CONSUMERS // across) + t // across
+        head = block * share.heads + rank * rows + i * (CONSUMERS // across) + t // across
         if head < HEADS:
             out = cute.make_rmem_tensor((4,), BFloat16)
-            out.store(acc[None, i].load().to(BFloat16))
+            out.store(part[None, 0, i].load().to(BFloat16))
             words = cute.recast_tensor(out, Uint32)
             words[0], words[1] = pairs_swapped(words[0], words[1], dim // 8)
             target = cute.zipped_divide(o[Int64(token), head, None], (4,))
@@ -777,16 +894,17 @@ def weigh(
     t: Int32,
     rank: Int32,
     tiles: Int32,
-    split: cutlass.Constexpr,
+    share: cutlass.Constexpr,
     block: Int32,
     shared: Shared,
     sink: cute.Tensor,
     weights: cute.Tensor,
 ):
     """Factors of the partial outputs of a head, and of their sum: one thread for each of the former."""
+    split = share.split
     row, r = t // split, t % split
-    head = rank * (HALF // split) + row
-    other = (rank + r) % split
+    head = rank * (share.heads // split) + row
+    other = rank ^ r
     there = Int32(1) if other < tiles else Int32(0)
     top = shared.top.iterator.toint() + head * 4
     own, total = far_float(top, other, there, NEG_BITS), far_float(top + HALF * 4, other, there, 0)
@@ -794,12 +912,21 @@ def weigh(
     for step in cutlass.range_constexpr(split.bit_length() - 1):
         level = cute.arch.fmax(level, cute.arch.shuffle_sync_bfly(level, offset=1 << step))
     weight = cute.math.exp2(own - finite(level), fastmath=True)
-    total = total * weight
+    total = product(total, weight)
     for step in cutlass.range_constexpr(split.bit_length() - 1):
         total = total + cute.arch.shuffle_sync_bfly(total, offset=1 << step)
-    weights[r, row] = weight
-    if r == 0:
-        weights[split, row] = inverse(level, total, sink_of(sink, block * HALF + head))
+    if t < share.heads:
+        weights[r, row] = weight
+        if r == 0:
+            weights[split, row] = inverse(level, total, sink_of(sink, block * share.heads + head))
+
+
+@cute.jit
+def product(a: Float32, b: Float32) -> Float32:
+    """a * b, rounded: never a part of a fused multiply-add, which is not symmetric in what it adds."""
+    return cute.arch.inline_ptx(
+        "mul.rn.f32 {$w0}, {$r0}, {$r1};", write_only_types=[Float32], read_only_args=[a, b]
+    )
 
 
 @cute.jit
@@ -843,12 +970,12 @@ def kernel(
     l_q: cute.ComposedLayout,
     l_k: cute.ComposedLayout,
     l_p: cute.ComposedLayout,
-    split: cutlass.Constexpr,
+    share: cutlass.Constexpr,
 ):
     tid, _, _ = cute.arch.thread_idx()
     index, _, _ = cute.arch.block_idx()
-    rank, item = index % split, index // split
-    token, block = item // BLOCKS, item % BLOCKS
+    rank, item = index % share.split, index // share.split
+    token, block = item // share.blocks, item % share.blocks
     smem = SmemAllocator()
     bf16 = {"element_type": BFloat16, "byte_alignment": 1024}
     row_pass = cute.make_layout(PIECES * STRIDE + PASS_ROWS * 8)
@@ -873,19 +1000,19 @@ def kernel(
     role = cute.arch.make_warp_uniform(tid // PRODUCERS)
     if role == 0:
         cute.arch.setmaxregister_decrease(64)
-        produce(tid, token, rank, split, shared, caches)
-        if cutlass.const_expr(split > 1):
+        produce(tid, token, rank, share, shared, caches)
+        if cutlass.const_expr(share.split > 1):
             for _ in cutlass.range_constexpr(2):
                 cute.arch.cluster_arrive()
                 cute.arch.cluster_wait()
     else:
         cute.arch.setmaxregister_increase(192)
         t = tid - PRODUCERS
-        tiles = consume(t, token, block, rank, split, qk, pv, shared, q, sink, o, caches)
-        if cutlass.const_expr(split > 1):
+        tiles = consume(t, token, block, rank, share, qk, pv, shared, q, sink, o, caches)
+        if cutlass.const_expr(share.split > 1):
             cute.arch.cluster_arrive()
             cute.arch.cluster_wait()
-            combine(t, rank, tiles, split, token, block, shared, sink, o)
+            combine(t, rank, tiles, share, token, block, shared, sink, o)
             # no block leaves while another may still read its partial output
             cute.arch.cluster_wait()
 
@@ -915,23 +1042,46 @@ def entry(
     sources = (window, window_idx, compressed, compressed_idx)
     static = (qk, pv, l_q, l_k, l_p)
     options = {"block": [PRODUCERS + CONSUMERS, 1, 1], "stream": stream, "min_blocks_per_mp": 1}
-    items = q.shape[0] * BLOCKS
-    # few items leave most of the chip idle: the blocks of a cluster share the rows of each
-    if 0 < items <= 15:
-        kernel(q, *sources, sink, o, *static, 8).launch(
-            grid=[items * 8, 1, 1], cluster=[8, 1, 1], use_pdl=True, **options
+    tokens = q.shape[0]
+    # few tokens leave most of the chip idle: the blocks of a cluster share the rows of each
+    if 0 < tokens <= 3:
+        kernel(q, *sources, sink, o, *static, Share(8, 16)).launch(
+            grid=[tokens * 32, 1, 1],
+            cluster=[8, 1, 1],
+            use_pdl=True,
+            **options,
         )
-    elif 15 < items <= 28:
-        kernel(q, *sources, sink, o, *static, 4).launch(
-            grid=[items * 4, 1, 1], cluster=[4, 1, 1], use_pdl=True, **options
+    elif 3 < tokens <= 7:
+        kernel(q, *sources, sink, o, *static, Share(8, 32)).launch(
+            grid=[tokens * 16, 1, 1],
+            cluster=[8, 1, 1],
+            use_pdl=True,
+            **options,
         )
-    elif 28 < items <= 66:
-        kernel(q, *sources, sink, o, *static, 2).launch(
-            grid=[items * 2, 1, 1], cluster=[2, 1, 1], use_pdl=True, **options
+    elif 7 < tokens <= 15:
+        kernel(q, *sources, sink, o, *static, Share(8, 64)).launch(
+            grid=[tokens * 8, 1, 1],
+            cluster=[8, 1, 1],
+            use_pdl=True,
+            **options,
         )
-    elif items > 66:
-        kernel(q, *sources, sink, o, *static, 1).launch(
-            grid=[items, 1, 1], use_pdl=True, **options
+    elif 15 < tokens <= 28:
+        kernel(q, *sources, sink, o, *static, Share(4, 64)).launch(
+            grid=[tokens * 4, 1, 1],
+            cluster=[4, 1, 1],
+            use_pdl=True,
+            **options,
+        )
+    elif 28 < tokens <= 66:
+        kernel(q, *sources, sink, o, *static, Share(2, 64)).launch(
+            grid=[tokens * 2, 1, 1],
+            cluster=[2, 1, 1],
+            use_pdl=True,
+            **options,
+        )
+    elif tokens > 66:
+        kernel(q, *sources, sink, o, *static, Share(1, 64)).launch(
+            grid=[tokens * 1, 1, 1], use_pdl=True, **options
         )
 
 

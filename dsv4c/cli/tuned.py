@@ -88,7 +88,8 @@ def print_verdicts(result: Sequence[Verdict], dry_run: bool) -> None:
 def print_tiles(tiles: Sequence[TileView], *kernels: str) -> None:
     """Tiles and where they are from; `kernels` names that of each in another column."""
     rows: list[tuple[Cell, ...]] = [
-        (one["kind"], one["most"] or "any", _values(one["values"]), one["origin"]) for one in tiles
+        (one["kind"], str(one["most"] or "any"), _values(one["values"]), one["origin"])
+        for one in tiles
     ]
     header = ("kind", "up to T", "tile", "from")
     if kernels:

@@ -104,7 +104,7 @@ def _kernels(view: KernelsView) -> None:
         click.echo("no generated kernels")
     else:
         _kernel_table(view["kernels"])
-        _measured_tiles(view["kernels"])
+        measured_tiles(view["kernels"])
     click.echo(f"\ndecode steps: {'CUDA graphs' if view['graphs'] else 'eager'}")
     heading(f"on torch references: {view['reference_nodes']} nodes")
     table(("kind", "nodes"), [(one["kind"], one["nodes"]) for one in view["reference"]])
@@ -127,7 +127,7 @@ def _kernel_table(kernels: list[KernelView]) -> None:
     )
 
 
-def _measured_tiles(kernels: list[KernelView]) -> None:
+def measured_tiles(kernels: list[KernelView]) -> None:
     """Tiles that are not those of the tables."""
     found = [(one["name"], tile) for one in kernels for tile in one["tiles"]]
     found = [(name, tile) for name, tile in found if tile["origin"] != "table"]

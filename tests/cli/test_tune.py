@@ -12,8 +12,10 @@ from click.testing import CliRunner, Result
 import dsv4c
 from dsv4c.bench.results import Card, Time
 from dsv4c.cli import main
+from dsv4c.cli.views import measured_tiles
 from dsv4c.codegen.kernels import mhc_seam
 from dsv4c.codegen.render import render
+from dsv4c.report.kernels import KernelView, TileView
 from dsv4c.tune.folder import Shape
 from dsv4c.tune.results import SCHEMA, BucketRow, CandidateRow, Measured, Results, encode
 
@@ -116,3 +118,27 @@ def model_and_plan(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
     model = small.write_small(folder / "model")
     dsv4c.compile(model, folder / "plan")
     return model, folder / "plan"
+
+
+def test_inspect_shows_measured_tiles_and_no_others(capsys: pytest.CaptureFixture[str]) -> None:
+    tiles: list[TileView] = [
+        {"kind": "linears", "most": 8, "values": {"rows": 16}, "origin": "measured on CARD"},
+        {"kind": "linears", "most": 0, "values": {"rows": 32}, "origin": "table"},
+    ]
+    view: KernelView = {
+        "name": "linears_a",
+        "nodes": 1,
+        "layers": [0],
+        "registers": 1,
+        "spills": 0,
+        "smem": 0,
+        "tiles": tiles,
+    }
+    measured_tiles([view])
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "measured tiles",
+        "kernel     kind     up to T  tile     from",
+        "linears_a  linears  8        rows=16  measured on CARD",
+    ]
+    measured_tiles([{**view, "tiles": tiles[1:]}])
+    assert capsys.readouterr().out == ""

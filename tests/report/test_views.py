@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from dsv4c.events import EventLog, Json
@@ -7,7 +8,7 @@ from dsv4c.ir.graph import Graph
 from dsv4c.ir.text import parse, show
 from dsv4c.passes.base import PassRecord, Remark
 from dsv4c.pipeline import pipeline
-from dsv4c.plan.manifest import Kernel
+from dsv4c.plan.manifest import Kernel, Tile
 from dsv4c.report.ir import ir_view
 from dsv4c.report.kernels import kernels_view
 from dsv4c.report.memory import memory_view
@@ -125,6 +126,11 @@ def test_kernels_and_what_is_left_to_torch(graph: Graph) -> None:
         "reference_nodes": 1,
         "graphs": False,
     }
+    tile = Tile("linears", 8, {"rows": 16}, "measured on CARD")
+    made = msgspec.structs.replace(made, tiles=[tile])
+    assert kernels_view(graph, ALL, {"linear_fp8": made})["kernels"][0]["tiles"] == [
+        {"kind": "linears", "most": 8, "values": {"rows": 16}, "origin": "measured on CARD"}
+    ]
     assert kernels_view(graph, Selection(layer=1), {})["reference_nodes"] == 0
     assert kernels_view(graph, ALL, {})["kernels"][0]["registers"] is None
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+from dsv4c.codegen.kernels.linears import BITS, SMS
 from dsv4c.codegen.spaces import Shape, Values, closest, number
 from dsv4c.codegen.tiles.linears import LargeTile, SmallTile
 
 SMEM = 232448
-BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
 MOST_STAGES, MOST_WARPS, FEW = 12, 16, 16
-# Of an H100; with as many tiles, each block has one.
-SMS = 132
 # Of a stage of 4-bit weights: scales of a unit of 32 rows x 64 of K.
 SCALES = 128
 

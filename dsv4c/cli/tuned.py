@@ -30,7 +30,7 @@ def print_built(out: Path, built: Built) -> None:
             for one in read.buckets
         ],
     )
-    warn([f"the compiler refuses {name}" for name in built.refused])
+    warn([f"left out, it does not compile: {name}" for name in built.refused])
     count = sum(len(one.candidates) for one in read.buckets)
     click.echo(f"\n{count} candidates for {read.target} in {out}")
     plan = "" if read.plan else " --plan PLAN"

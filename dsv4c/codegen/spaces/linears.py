@@ -64,10 +64,15 @@ def small_bytes(tile: SmallTile, shape: Shape) -> int:
 
 
 def _large(tile: LargeTile, shape: Shape) -> str | None:
-    used = large_bytes(tile, 16 // min(_bits(shape)))
+    bits = _bits(shape)
+    used = large_bytes(tile, 16 // min(bits))
+    # Warpgroups that share K take turns with stages of weights, 128 bytes of each row.
+    groups = 2 if tile.rows == 64 else 1
+    turns = all(tile.stages % (16 // one * groups) == 0 for one in bits)
     checks = (
         (used <= SMEM, f"needs {used} bytes of shared memory of {SMEM}"),
-        (tile.stages >= 2 and tile.ahead >= 2, "fewer than two stages"),
+        (min(tile.stages, tile.ahead) >= 2 * groups, "fewer than two stages"),
+        (groups == 1 or (turns and tile.ahead % groups == 0), f"no turns of {groups} warpgroups"),
         (tile.tokens in (64, 128, 256), f"{tile.tokens} tokens"),
         (tile.tokens >= 64 * tile.buffers, f"{tile.buffers} buffers of {tile.tokens} tokens"),
     )
@@ -75,10 +80,13 @@ def _large(tile: LargeTile, shape: Shape) -> str | None:
 
 
 def large_bytes(tile: LargeTile, widest: int) -> int:
-    """Of shared memory: rings, scales of 4-bit weights, results on their way, barriers."""
+    """Of shared memory: rings, scales of 4-bit weights, results on their way, sums, barriers."""
     scales = tile.rows // 32 * 4 * SCALES if widest == 4 else 0
     rings = tile.stages * (tile.tokens * 128 + 16) + tile.ahead * (tile.rows * 128 + scales + 16)
-    return rings + (2 * tile.buffers * 8192 if tile.rows == 128 and tile.split == 1 else 0)
+    if tile.split > 1:
+        return rings
+    results = min(tile.rows, 128) // 64 * tile.buffers * 8192
+    return rings + results + (64 * tile.tokens * 4 if tile.rows == 64 else 0)
 
 
 def _bits(shape: Shape) -> list[int]:

@@ -46,10 +46,11 @@ def variants(arch: str) -> list[family.Params]:
 
 
 def cases() -> list[Case]:
-    """Every width and length; odd values; the same bits again and in batches; then times."""
+    """Every width and length; odd values; streams that cancel; the same bits again; then times."""
     found = [make_case(Setup(model, *sizes)) for model in MODELS for sizes in ROWS]
     for model in MODELS:
         found.append(make_case(Setup(model, 40, 30, "odd")))
+        found += [make_case(Setup(model, 40, rows, "cancel")) for rows in (2, 300)]
         found += [
             mhc_site.repeat_case(make_case(Setup(model, 300, r, "repeat")), INPUTS)
             for r in (5, 300)
@@ -89,7 +90,10 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
     rows = torch.randint(0, max(count, 1), size, generator=make, device=DEVICE).int()
     if setup.what == "odd":
         rows = torch.arange(setup.rows, device=DEVICE).int()
-    return [*given, rows, *mhc_site.make_weights(make, STREAMS, setup.width)]
+    weights = mhc_site.make_weights(make, STREAMS, setup.width)
+    if setup.what in ("cancel", "batch"):
+        mhc_site.cancel([*given, *weights[:2]])
+    return [*given, rows, *weights]
 
 
 def _outputs(inputs: Sequence[torch.Tensor]) -> list[tuple[Shape, torch.dtype]]:

@@ -45,11 +45,12 @@ def variants(arch: str) -> list[family.Params]:
 
 
 def cases() -> list[Case]:
-    """Every width and length; odd values; the same bits again, in batches, overlapped; then times."""
+    """Every width and length; odd values and streams that cancel; the same bits again; then times."""
     found = [make_case(Setup(model, tokens)) for model in MODELS for tokens in LENGTHS]
     found += [make_case(Setup(model, tokens)) for model in ("flash", "tiny") for tokens in EDGES]
     for model in MODELS:
         found += [make_case(Setup(model, tokens, "odd")) for tokens in (64, 300)]
+        found += [make_case(Setup(model, tokens, "cancel")) for tokens in (2, 5, 300)]
         found += [
             mhc_site.repeat_case(make_case(Setup(model, t, "repeat")), INPUTS) for t in (5, 300)
         ]
@@ -93,7 +94,10 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
             math.nan,
             math.nan,
         )
-    return [*given, *mhc_site.make_weights(make, 24, setup.width)]
+    given += mhc_site.make_weights(make, 24, setup.width)
+    if setup.what in ("cancel", "batch"):
+        mhc_site.cancel(given[:6])
+    return given
 
 
 def _outputs(inputs: Sequence[torch.Tensor]) -> list[tuple[Shape, torch.dtype]]:

@@ -73,6 +73,19 @@ def make_streams(make: torch.Generator, tokens: int, width: int, sizes: bool) ->
     return [streams.bfloat16(), y.bfloat16(), post, comb]
 
 
+def cancel(given: Sequence[torch.Tensor]) -> None:
+    """Change a site's inputs: in every other token streams cancel to a 64th in x, in others not.
+
+    Args:
+        given: streams, y, post, comb, fn, base.
+    """
+    streams, _, post, comb, fn, base = given
+    fn[:STREAMS], base[:STREAMS] = 0, 0  # pre is the same for all streams
+    post[1::2], comb[1::2] = 0, torch.eye(STREAMS, device=DEVICE)
+    sign = 1 - 2 * (torch.arange(streams.shape[2], device=DEVICE) % 2)
+    streams[1::2, 1::2] = (-streams[1::2, ::2].float() * (1 + 2.0**-6 * sign)).bfloat16()
+
+
 def expand(
     streams: torch.Tensor, y: torch.Tensor, post: torch.Tensor, comb: torch.Tensor
 ) -> Bounded:

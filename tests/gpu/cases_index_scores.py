@@ -19,7 +19,19 @@ from harness import (
     Gate,
     Run,
     compare,
+    count_gate,
     rounding_bound,
+)
+from index_keys import (
+    SPOILED,
+    change_hidden,
+    decoded,
+    edges,
+    every_code,
+    rounded,
+    spoil,
+    spoil_some,
+    values,
 )
 
 from dsv4c.codegen.kernels import index_scores as family
@@ -27,7 +39,6 @@ from dsv4c.codegen.kernels import index_scores as family
 KIND = family.KIND
 DIM, PAGE, RATIO = family.DIM, family.PAGE, 4
 HEADS = (8, 32, 64)
-CODES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 # Pages whose bytes lie beyond 2^32.
 FAR_PAGES = {"mxfp4": 2_000_000, "bf16": 530_000}
 WORK = 1 << 24  # scores of one head that the reference makes at once
@@ -55,6 +66,8 @@ def cases() -> list[Case]:
     for cache in family.CACHES:
         found += [Setup(t, 64, cache, 900, "odd") for t in (7, 257)]
         found += [Setup(t, 64, cache, 3000, "alone") for t in (5, 270)]
+        found += [Setup(t, heads, cache, 900, "same") for t in (6, 70, 270) for heads in (8, 64)]
+        found.append(Setup(300, 64, cache, 900, "same_prefill"))
         found += [Setup(7, 64, cache, 900, "far"), Setup(0, 64, cache, 900, "empty")]
         found += [Setup(t, 64, cache, 900, "padding") for t in (70, 300)]
     found += [Setup(128, heads, "mxfp4", 1024, "decode") for heads in HEADS]
@@ -107,15 +120,15 @@ class Setup:
 def _case(setup: Setup) -> Case:
     params = family.choose(setup.heads, setup.cache, RATIO, "sm_90a")
     out = (setup.tokens, setup.columns * PAGE)
-    alone = setup.what == "alone"
+    outputs, call = CALLS.get(setup.what.split("_")[0], (1, None))
     return Case(
         name=setup.name,
         kernel=family.kernel_name(params, "sm_90a"),
         inputs=functools.partial(_inputs, setup),
-        outputs=lambda inputs: [(out, torch.float32)] * (2 if alone else 1),
+        outputs=lambda inputs: [(out, torch.float32)] * outputs,
         verify=None if setup.timed else functools.partial(_verify, setup),
         bench=_bench(setup) if setup.timed else None,
-        call=_one_by_one if alone else None,
+        call=call,
     )
 
 
@@ -143,6 +156,16 @@ def _one_by_one(kernel: Callable[..., object], *given: torch.Tensor) -> None:
         kernel(q[own], weights[own], cache, pos[own], slot[own], table, alone[own])
 
 
+def _other_keys(kernel: Callable[..., object], *given: torch.Tensor) -> None:
+    """The batch with its cache, then with each of three that differ in entries of no concern."""
+    q, weights, cache, pos, slot, table = given[:6]
+    for keys, scores in zip((cache, *given[6:9]), given[9:], strict=True):
+        kernel(q, weights, keys, pos, slot, table, scores)
+
+
+CALLS = {"alone": (2, _one_by_one), "same": (4, _other_keys)}
+
+
 # --- inputs ---------------------------------------------------------------------------------
 
 
@@ -158,7 +181,7 @@ def _places(setup: Setup, make: torch.Generator) -> tuple[torch.Tensor, torch.Te
         last = torch.full((tokens,), setup.context - 1)
         pos = _positions(setup) if setup.timed else last
         return pos.int().to(DEVICE), torch.zeros_like(pos).int().to(DEVICE), 1
-    if setup.what == "prefill" and tokens > 1:
+    if "prefill" in setup.what and tokens > 1:
         # two sequences, one of which starts in the middle, with padding between and behind them
         half = tokens // 2
         pos = torch.cat(
@@ -203,14 +226,20 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
     table[use] = order[: int(use.sum())].int()
     cache = _keys(setup, pool, table[use].long(), make)
     if setup.what == "odd":
-        _spoil(setup, q, weights, cache, table[use].long(), make)
+        spoil(q, weights, cache, table[use].long(), make)
     if setup.what == "edges":
-        _edges(q, weights, cache, table[use].long())
+        edges(q, weights, cache, table[use].long())
     if setup.what == "decode":
-        _every_code(q, weights, cache, table[0, : setup.context // (PAGE * RATIO)].long())
+        every_code(q, weights, cache, table[0, : setup.context // (PAGE * RATIO)].long())
+    others: list[torch.Tensor] = []
+    if setup.what.startswith("same"):
+        q[1::3, 2, 40:70] *= 2.0**-9  # a head that does not fit 8 bits
+        others = [cache.clone() for _ in range(3)]
+        change_hidden(others[0], table, needed, 0)
+        spoil_some(others[2], table[use].long())
     if not setup.timed:
-        _poison_hidden(cache, table, needed)
-    return [q.bfloat16(), weights, cache, pos, slot, table]
+        change_hidden(cache, table, needed, 255)
+    return [q.bfloat16(), weights, cache, pos, slot, table, *others]
 
 
 def _queries(setup: Setup, make: torch.Generator) -> torch.Tensor:
@@ -220,19 +249,9 @@ def _queries(setup: Setup, make: torch.Generator) -> torch.Tensor:
         code = torch.randint(0, 16, shape, generator=make, device=DEVICE)
         exponent = torch.randint(-3, 2, (len(code), 4), generator=make, device=DEVICE)
     else:
-        code, exponent = _rounded(torch.randn(shape, generator=make, device=DEVICE))
-    value = _values()[code].view(-1, 4, 32) * torch.exp2(exponent.float())[..., None]
+        code, exponent = rounded(torch.randn(shape, generator=make, device=DEVICE))
+    value = values()[code].view(-1, 4, 32) * torch.exp2(exponent.float())[..., None]
     return value.view(setup.tokens, setup.heads, DIM)
-
-
-def _rounded(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Codes [n, 128] and exponents [n, 4]: the largest of 32 is at most 6."""
-    blocks = x.view(-1, 4, 32)
-    exponent = torch.ceil(torch.log2(blocks.abs().amax(-1) / 6)).int()
-    middles = torch.tensor([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], device=DEVICE)
-    scaled = blocks * torch.exp2(-exponent.float())[..., None]
-    code = torch.bucketize(scaled.abs(), middles) + 8 * (scaled < 0)
-    return code.view(-1, DIM), exponent
 
 
 def _keys(setup: Setup, pool: int, used: torch.Tensor, make: torch.Generator) -> torch.Tensor:
@@ -251,7 +270,7 @@ def _keys(setup: Setup, pool: int, used: torch.Tensor, make: torch.Generator) ->
             page[:, PAGE * 64 :] = page[:, PAGE * 64 :] % 5 + 123
         else:
             shape = (len(part) * PAGE, DIM)
-            code, exponent = _rounded(torch.randn(shape, generator=make, device=DEVICE))
+            code, exponent = rounded(torch.randn(shape, generator=make, device=DEVICE))
             packed = (code[:, 1::2] * 16 + code[:, ::2]).to(torch.uint8).view(-1, PAGE * 64)
             scale = (exponent + 127).to(torch.uint8).view(-1, PAGE * 4)
             page = torch.cat([packed, scale], 1)
@@ -259,113 +278,14 @@ def _keys(setup: Setup, pool: int, used: torch.Tensor, make: torch.Generator) ->
     return cache
 
 
-def _poison_hidden(cache: torch.Tensor, table: torch.Tensor, needed: torch.Tensor) -> None:
-    """Entries behind the last one that a slot needs, in its last page, become NaN."""
-    for slot, count in enumerate(needed.tolist()):
-        if count % PAGE:
-            page, first = int(table[slot, count // PAGE]), count % PAGE
-            if cache.dtype == torch.bfloat16:
-                cache[page, first:] = math.nan
-            else:
-                cache[page, PAGE * 64 + first * 4 :] = 255
-
-
-def _spoil(
-    setup: Setup,
-    q: torch.Tensor,
-    weights: torch.Tensor,
-    cache: torch.Tensor,
-    used: torch.Tensor,
-    make: torch.Generator,
-) -> None:
-    """NaN, infinities, zeros and extreme scales where they must stay in their row."""
-    q[1::5, 3, 7] = math.nan
-    q[2::5, 0, 0] = math.inf
-    weights[3::5, 2] = math.nan
-    weights[4::5] = 0.0
-    weights[::7, 1] = -math.inf
-    page = used[::3]
-    if setup.cache == "bf16":
-        cache[page, 5, 9] = math.nan
-        cache[page, 6, 100] = math.inf
-        cache[page, 7] = 0
-    else:
-        scales = torch.randint(
-            0, 240, (len(page), 128), generator=make, device=DEVICE, dtype=torch.uint8
-        )
-        scales[:, 77] = 255
-        cache[page, PAGE * 64 :] = scales
-
-
-def _edges(q: torch.Tensor, weights: torch.Tensor, cache: torch.Tensor, used: torch.Tensor) -> None:
-    """Rows at the ends of what 8 bits hold, and just beyond; sums of most and least bits."""
-    power = torch.exp2(-torch.arange(4, device=DEVICE).float()).repeat_interleave(32)
-    q[0::4, 0] = 6 * power  # blocks 1, 2, 4 and 8 times smaller
-    q[0::4, 1], q[0::4, 2] = 6, -6
-    q[0::4, 3, 32:] *= 2.0**-9  # one block beyond them
-    q[1::4, 4], q[1::4, 5] = 0, 0
-    q[1::4, 4, 0], q[1::4, 4, 1:] = 6, 0.75  # one large product and many small ones
-    q[1::4, 5, 127] = 2.0**-30
-    q[2::4, 6] *= 2.0**33
-    q[2::4, 7] *= 2.0**-40
-    weights[0::4, 4], weights[1::4, 4] = 2.0**-100, 3 * 2.0**-140
-    weights[2::4, 4], weights[3::4, 4] = -(2.0**60), 2.0**20
-    code = torch.randint(0, 256, (32, 64), device=DEVICE, dtype=torch.uint8)
-    code[0], code[1], code[2], code[3] = 0x77, 0xFF, 0x88, 0x00
-    code[4], code[4, 0] = 0x11, 0x17
-    scale = torch.full((32, 4), 127, device=DEVICE, dtype=torch.uint8)
-    step = torch.tensor([0, 1, 2, 3], device=DEVICE, dtype=torch.uint8)
-    scale[:4], scale[4], scale[5] = 127 - step, 127 - step, 127 + step
-    scale[6], scale[7, 2], scale[8], scale[9], scale[10], scale[11] = 124, 123, 96, 95, 159, 160
-    cache[used[::2], : PAGE * 64] = code.view(-1)
-    # every other page has only rows that 8 bits hold
-    cache[used[::4], PAGE * 64 :] = scale.clamp(124, 127).view(-1)
-    cache[used[2::4], PAGE * 64 :] = scale.view(-1)
-
-
-def _every_code(
-    q: torch.Tensor, weights: torch.Tensor, cache: torch.Tensor, pages: torch.Tensor
-) -> None:
-    """Token t sees dim t of each key as its score; entry s has the scale byte s, and all codes."""
-    q.zero_()
-    weights.zero_()
-    token = torch.arange(q.shape[0], device=DEVICE)
-    q[token, 0, token], q[token, 1, token] = 1, -1
-    weights[:, 0], weights[:, 1] = 1, -1
-    entry = torch.arange(len(pages) * PAGE, device=DEVICE)
-    code = (token[None] + entry[:, None]) % 16
-    packed = (code[:, 1::2] * 16 + code[:, ::2]).to(torch.uint8)
-    scale = entry[:, None].expand(-1, 4).to(torch.uint8)
-    cache[pages, : PAGE * 64] = packed.view(len(pages), -1)
-    cache[pages, PAGE * 64 :] = scale.reshape(len(pages), -1)
-
-
 # --- reference ------------------------------------------------------------------------------
-
-
-@functools.cache
-def _values() -> torch.Tensor:
-    """Of the 16 codes."""
-    return torch.tensor([*CODES, *(-x for x in CODES)], device=DEVICE)
-
-
-def _decoded(cache: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
-    """Keys f32 [pages * 32, 128]."""
-    if cache.dtype == torch.bfloat16:
-        return cache[pages].float().view(-1, DIM)
-    data = cache[pages]
-    packed, scale = data[:, : PAGE * 64], data[:, PAGE * 64 :]
-    code = torch.stack([packed & 15, packed >> 4], -1).view(-1, DIM).long()
-    value = _values()[code]
-    power = torch.where(scale == 255, math.nan, torch.exp2(scale.double() - 127)).float()
-    return value * power.view(-1, 4, 1).expand(-1, -1, 32).reshape(-1, DIM)
 
 
 def _reference(
     setup: Setup, inputs: Sequence[torch.Tensor], tokens: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and their bound, float64, of tokens of one slot."""
-    q, weights, cache, pos, slot, table = inputs
+    q, weights, cache, pos, slot, table = inputs[:6]
     width = setup.columns * PAGE
     shape = (len(tokens), width)
     out = torch.full(shape, -math.inf, dtype=torch.float64, device=DEVICE)
@@ -374,7 +294,7 @@ def _reference(
     if where < 0 or int(seen.max()) == 0:
         return out, torch.zeros_like(out)
     pages = table[where, : -(-int(seen.max()) // PAGE)].long()
-    keys = _decoded(cache, pages).double()
+    keys = decoded(cache, pages).double()
     rows, w = q[tokens].double(), weights[tokens].double()[:, :, None]
     scale = (DIM * setup.heads) ** -0.5
     # in this order an infinity meets a zero as in fp32
@@ -397,6 +317,11 @@ def _verify(setup: Setup, run: Run) -> list[Gate]:
     if setup.what == "alone":
         same = torch.equal(y.view(torch.int32), run.outputs[1].view(torch.int32))
         gates.append(Gate("alone", same, float(not same)))
+    if setup.what.startswith("same"):
+        kept = torch.arange(y.shape[1], device=DEVICE) % SPOILED != 0
+        for name, other in zip(("zeros", "keys", "neighbours"), run.outputs[1:], strict=True):
+            differs = y.view(torch.int32) != other.view(torch.int32)
+            gates.append(count_gate(name, differs[:, kept] if name == "neighbours" else differs))
     if setup.tokens == 0:
         return gates
     out = torch.empty(y.shape, dtype=torch.float64, device=DEVICE)
@@ -425,7 +350,7 @@ def _torch_version(
 ) -> torch.Tensor:
     keys = cache[table[slot.long()].long()]
     packed, scale = keys[..., : PAGE * 64], keys[..., PAGE * 64 :]
-    value = _values()[torch.stack([packed & 15, packed >> 4], -1).int()].bfloat16()
+    value = values()[torch.stack([packed & 15, packed >> 4], -1).int()].bfloat16()
     power = torch.exp2(scale.float() - 127).bfloat16()
     rows = value.view(q.shape[0], -1, 4, 32) * power.view(q.shape[0], -1, 4, 1)
     dots = torch.relu(q @ rows.flatten(2).mT)

@@ -17,10 +17,9 @@
 A warpgroup takes the entries of two or four pages at a time that bulk copies bring to shared memory. Keys
 are the first operand of the product, in registers, as whole numbers of 8 bits; so is q, in shared memory.
 Products are exact: one scale of a key and one of a head are left for the sum over heads. What does not fit
-8 bits is multiplied as bf16, by warp and by head. The heads of a token are the product's columns: a thread
+8 bits is multiplied as bf16, by warp or by token. The heads of a token are the product's columns: a thread
 holds a fourth of the heads of two entries, and their sum needs shuffles in a quad.
-Each score is made from its own token, weights and key only. But heads are added in another order where one
-of the 16 keys that a warp takes together does not fit 8 bits, be it of an entry that the token does not see.
+Each score is made from its own token, weights and key only, in one order.
 """
 
 import cuda.bindings.driver as cuda
@@ -54,6 +53,28 @@ def load16(data: cute.Tensor, j: cutlass.Constexpr, address: Int32, offset: cutl
         write_only_types=[Uint32] * 4,
         read_only_args=[address],
     )
+
+
+@cute.jit
+def float_of(bits: Uint32) -> Float32:
+    return cute.arch.inline_ptx(
+        "mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[bits]
+    )
+
+
+@cute.jit
+def sixteen_bit(a: Uint32, b: Uint32, which: cutlass.Constexpr) -> Uint32:
+    """The `min` or `max` of two pairs."""
+    return cute.arch.inline_ptx(
+        which + ".u16x2 {$w0}, {$r0}, {$r1};", write_only_types=[Uint32], read_only_args=[a, b]
+    )
+
+
+@cute.jit
+def of_quad(pair: Uint32, which: cutlass.Constexpr) -> Uint32:
+    """The `min` or `max` of the pairs of four lanes."""
+    pair = sixteen_bit(pair, cute.arch.shuffle_sync_bfly(pair, offset=1), which)
+    return sixteen_bit(pair, cute.arch.shuffle_sync_bfly(pair, offset=2), which)
 
 
 @cute.jit
@@ -103,6 +124,16 @@ def start_copy(cache: cute.Tensor, one: Int32, two: Int32, ring: cute.Tensor, ba
 
 
 @cute.jit
+def read_rows(source: Int32, entry: Int32, lane: Int32, raw: cute.Tensor) -> Uint32:
+    """Codes and, as a pair, scales of this thread's part of two entries of a page."""
+    load16(raw, 0, source + entry * 64 + lane % 4 * 16, 0)
+    load16(raw, 1, source + entry * 64 + lane % 4 * 16, 512)
+    scale0 = load_byte(source + entry * 4 + lane % 4, PAGE * 64)
+    scale1 = load_byte(source + entry * 4 + lane % 4, PAGE * 64 + 32)
+    return scale0 | (scale1 << Uint32(16))
+
+
+@cute.jit
 def code_pair(word: Uint32, i: cutlass.Constexpr) -> Uint32:
     """Codes i and i + 4 of eight E2M1 as bf16, times 2^-126: their bits shifted into place."""
     left = cutlass.const_expr(6 - 4 * i)
@@ -131,47 +162,52 @@ def plain_scale(byte: Uint32) -> Uint32:
 
 
 @cute.jit
-def decode(raw: cute.Tensor, scale0: Uint32, scale1: Uint32, keys: cute.Tensor) -> Float32:
-    """Codes of two entries to bf16 in the order of the product's operand; what to multiply scores by.
+def row_factors(peak: Uint32, least: Uint32, scale: Uint32):
+    """What to multiply codes of a block by; if that is all; what to multiply the row's score by.
 
-    With the usual scales, 2^-30 to 2^31, one multiplication decodes: it brings 2^-30 along, so that no
-    factor leaves bf16. If any of the warp's 64 is another one, codes are first made whole numbers.
+    One multiplication decodes a row whose largest scale is 2^-31 to 2^32 and no other one more than 2^31
+    times smaller: it takes the largest out, and brings 2^-30 along, so that no factor leaves bf16. Codes of
+    other rows are first made whole numbers. So a row is decoded from its own bytes only.
     """
-    usual = (scale0 - Uint32(97) <= Uint32(61)) & (scale1 - Uint32(97) <= Uint32(61))
-    common = cute.arch.vote_all_sync(usual)
-    one = (Uint32(96) + scale0) << Uint32(7)
-    two = (Uint32(96) + scale1) << Uint32(7)
-    factor = Float32(SCALE * 2.0**30)
-    if not common:
-        one = Uint32(0x7E80)
-        two = Uint32(0x7E80)
-        factor = Float32(SCALE)
-    one = one | (one << Uint32(16))
-    two = two | (two << Uint32(16))
+    bits = (Uint32(223) + scale - peak) << Uint32(7)
+    factor = Float32(SCALE) * float_of((peak + Uint32(30)) << Uint32(23))
+    once = (peak - Uint32(96) <= Uint32(63)) & (peak - least <= Uint32(31))
+    if not once:
+        bits, factor = Uint32(0x7E80), Float32(SCALE)
+    return bits | (bits << Uint32(16)), once, factor
+
+
+@cute.jit
+def decode(raw: cute.Tensor, own: Uint32, keys: cute.Tensor):
+    """Codes of two entries to bf16 in the order of the product's operand; what to multiply their scores by."""
+    peaks, least, low, high = of_quad(own, "max"), of_quad(own, "min"), Uint32(0xFFFF), Uint32(16)
+    one, once, factor = row_factors(peaks & low, least & low, own & low)
+    two, also, other = row_factors(peaks >> high, least >> high, own >> high)
     for w in cutlass.range_constexpr(4):
         for i in cutlass.range_constexpr(4):
             keys[8 * w + 2 * i] = product(code_pair(raw[w], i), one)
             keys[8 * w + 2 * i + 1] = product(code_pair(raw[4 + w], i), two)
-    if not common:
-        one, two = plain_scale(scale0), plain_scale(scale1)
+    if not (once & also):
+        one, two = plain_scale(own & low), plain_scale(own >> high)
+        if once:
+            one = Uint32(0x3F803F80)
+        if also:
+            two = Uint32(0x3F803F80)
         for i in cutlass.range_constexpr(16):
             keys[2 * i] = product(keys[2 * i], one)
             keys[2 * i + 1] = product(keys[2 * i + 1], two)
-    return factor
+    return factor, other
 
 
 @cute.jit
-def read_keys(ring: cute.Tensor, t: Int32, keys: cute.Tensor) -> Float32:
-    """This thread's part of two entries of a tile, as the product wants it; what to multiply scores by."""
+def read_keys(ring: cute.Tensor, t: Int32, keys: cute.Tensor):
+    """This thread's part of two entries of a tile, as the product wants it; what to multiply their scores by."""
     lane = t % 32
     source = ring.iterator.toint() + t // 64 * PAGE_BYTES
     entry = t // 32 % 2 * 16 + lane // 4  # in its page; the other one is 8 further
     raw = cute.make_rmem_tensor((8,), Uint32)
-    load16(raw, 0, source + entry * 64 + lane % 4 * 16, 0)
-    load16(raw, 1, source + entry * 64 + lane % 4 * 16, 512)
-    scale0 = load_byte(source + entry * 4 + lane % 4, PAGE * 64)
-    scale1 = load_byte(source + entry * 4 + lane % 4, PAGE * 64 + 32)
-    return decode(raw, scale0, scale1, keys)
+    own = read_rows(source, entry, lane, raw)
+    return decode(raw, own, keys)
 
 
 # --- scores ---------------------------------------------------------------------------------------
@@ -257,22 +293,8 @@ def put_scores(
 #
 # E2M1 times 2^(b - 127) for each 32 of a row: with the row's largest b taken out and no other more
 # than 3 below, twice the codes times 8 or less are whole numbers of 8 bits. Products are exact then.
-# A head of q that is no such row, or keys of a warp among which one is none, are multiplied as bf16.
-
-
-@cute.jit
-def sixteen_bit_max(a: Uint32, b: Uint32) -> Uint32:
-    """Of two pairs."""
-    return cute.arch.inline_ptx(
-        "max.u16x2 {$w0}, {$r0}, {$r1};", write_only_types=[Uint32], read_only_args=[a, b]
-    )
-
-
-@cute.jit
-def float_of(bits: Uint32) -> Float32:
-    return cute.arch.inline_ptx(
-        "mov.b32 {$w0}, {$r0};", write_only_types=[Float32], read_only_args=[bits]
-    )
+# Where a token has a head that is no such row, or a warp such a key, all is multiplied as bf16: products of
+# what does fit are exact then too, and the sum over heads has one order, so that a score is the same bits.
 
 
 @cute.jit
@@ -330,9 +352,9 @@ def put_query(
     token, head, unit = at // (16 * HEADS), at // 16 % HEADS, at % 16
     peak = data[0] & Uint32(0x7FFF7FFF)
     for i in cutlass.range_constexpr(1, 4):
-        peak = sixteen_bit_max(peak, data[i] & Uint32(0x7FFF7FFF))
+        peak = sixteen_bit(peak, data[i] & Uint32(0x7FFF7FFF), "max")
     for i in cutlass.range_constexpr(4):
-        peak = sixteen_bit_max(peak, cute.arch.shuffle_sync_bfly(peak, offset=1 << i))
+        peak = sixteen_bit(peak, cute.arch.shuffle_sync_bfly(peak, offset=1 << i), "max")
     peak = cutlass.max(peak & Uint32(0xFFFF), peak >> Uint32(16))
     exponent = peak >> Uint32(7)
     if peak == Uint32(0):
@@ -347,23 +369,16 @@ def put_query(
         place = scaled + Float32(12582912.0)
         odd = odd | (place - Float32(12582912.0) != scaled)
         places[i] = bits_of(place)
-    weight = Float32(0.0)
     if (unit == 0) & (first + token < q.shape[0]):
         weight = weights[Int64(first + token), head]
         size = bits_of(weight) >> Uint32(23) & Uint32(255)
         plain = (weight == Float32(0.0)) | (size == Uint32(255))
-        odd = odd | ((not plain) & (size + exponent - Uint32(178) > Uint32(101)))
-    odd = cute.arch.vote_ballot_sync(odd) >> (cute.arch.lane_idx() & 16) & 0xFFFF != 0
-    if unit == 0:
-        if odd:
-            cute.arch.inline_ptx(
-                "red.shared.or.b32 [{$r0}], {$r1};",
-                read_only_args=[
-                    s_odd.iterator.toint() + token * 8 + head // 32 * 4, Int32(1) << head % 32
-                ],
-            )  # fmt: skip
+        # within these bounds no term of a sum comes near the ends of f32
+        odd = odd | ((not plain) & (size + exponent - Uint32(210) > Uint32(69)))
         weight = weight * float_of((exponent + Uint32(94)) << Uint32(23))
-        s_w[head // 8 * 2 + head % 2, head % 8 // 2, token] = Float32(0.0) if odd else weight
+        s_w[head // 8 * 2 + head % 2, head % 8 // 2, token] = weight
+    if odd:
+        s_odd[token] = Uint32(1)
     base = s_q.iterator.toint() + token * (HEADS * 128) + head * 128 + unit // 4 * 4
     for half in cutlass.range_constexpr(2):
         low = paired(places[4 * half], places[4 * half + 1], 0x0040)
@@ -394,13 +409,8 @@ def read_whole(ring: cute.Tensor, t: Int32, keys: cute.Tensor):
     source = ring.iterator.toint() + t // 64 * PAGE_BYTES
     entry = t // 32 % 2 * 16 + lane // 4  # in its page; the other one is 8 further
     raw = cute.make_rmem_tensor((8,), Uint32)
-    load16(raw, 0, source + entry * 64 + lane % 4 * 16, 0)
-    load16(raw, 1, source + entry * 64 + lane % 4 * 16, 512)
-    scale0 = load_byte(source + entry * 4 + lane % 4, PAGE * 64)
-    scale1 = load_byte(source + entry * 4 + lane % 4, PAGE * 64 + 32)
-    own = scale0 | (scale1 << Uint32(16))
-    peaks = sixteen_bit_max(own, cute.arch.shuffle_sync_bfly(own, offset=1))
-    peaks = sixteen_bit_max(peaks, cute.arch.shuffle_sync_bfly(peaks, offset=2))
+    own = read_rows(source, entry, lane, raw)
+    peaks = of_quad(own, "max")
     below = peaks - own
     # largest scales 2^-31 to 2^32
     far = ((peaks - Uint32(0x00600060)) & Uint32(0xFFC0FFC0)) | (below & Uint32(0xFFFCFFFC))
@@ -459,58 +469,54 @@ def weighted_whole(acc: cute.Tensor, weights: cute.Tensor, peaks: Uint32, lane: 
 
 
 @cute.jit
-def odd_scores(
-    q: cute.Tensor, weights: cute.Tensor, ring: cute.Tensor, odd0: Uint32, odd1: Uint32, t: Int32
-) -> Float32:
-    """What the marked heads add to the scores of a warp's entries, from products in bf16; as
-    `weighted_whole`."""
+def put_wide(
+    out: cute.Tensor, q: cute.Tensor, weights: cute.Tensor, ring: cute.Tensor, part: Int32, entry: Int32,
+    seen: Int32, t: Int32,
+):  # fmt: skip
+    """Scores of a warp's entries from products in bf16, in the place of those from whole numbers.
+
+    Lanes 2 part and 2 part + 1 of a quad store them, which stored the others if those were there before.
+    """
     lane = t % 32
     keys = cute.make_rmem_tensor((4 * STEPS,), Uint32)
-    factor = read_keys(ring, t, keys)
-    one, two = Float32(0.0), Float32(0.0)
-    for n in cutlass.range(HEADS // 8, unroll=1):
-        marked = (odd0 if n < 4 else odd1) >> Uint32(n % 4 * 8) & Uint32(255)
-        if marked != Uint32(0):
-            acc = cute.make_rmem_tensor((4,), Float32)
-            acc.fill(0.0)
-            row = cute.recast_tensor(q[n * 8 + lane // 4, None], Uint32)
-            data = cute.make_rmem_tensor(((4,), 4), Uint32)
-            for w in cutlass.range_constexpr(4):
-                unit = cute.zipped_divide(row, (4,))[(None, lane % 4 * 4 + w)]
-                cute.autovec_copy(unit, data[None, w])
-            for w in cutlass.range_constexpr(4):
-                # dims i and i + 4 of eight come out of one register of codes
-                a, b, c, d = data[0, w], data[1, w], data[2, w], data[3, w]
-                add_products(acc, keys, 8 * w, paired(a, c, 0x5410), paired(a, c, 0x7632))
-                add_products(acc, keys, 8 * w + 4, paired(b, d, 0x5410), paired(b, d, 0x7632))
-            for i in cutlass.range_constexpr(2):
-                weight = Float32(0.0)
-                if marked >> Uint32(2 * (lane % 4) + i) & Uint32(1) != Uint32(0):
-                    weight = weights[n * 8 + 2 * (lane % 4) + i]
-                one = one + weight * positive(acc[i])
-                two = two + weight * positive(acc[2 + i])
-    for i in cutlass.range_constexpr(2):
-        one = one + cute.arch.shuffle_sync_bfly(one, offset=1 << i)
-        two = two + cute.arch.shuffle_sync_bfly(two, offset=1 << i)
-    return (two if lane % 2 == 1 else one) * factor
+    factors = read_keys(ring, t, keys)
+    sums = cute.make_rmem_tensor((4,), Float32)
+    sums.fill(0.0)
+    batch = cutlass.const_expr(2 if HEADS % 16 == 0 else 1)
+    for start in cutlass.range_constexpr(0, HEADS // 8, batch):
+        accs = [cute.make_rmem_tensor((4,), Float32) for _ in range(batch)]
+        words = [cute.make_rmem_tensor((4,), Uint32) for _ in range(batch)]
+        for n in cutlass.range_constexpr(batch):
+            accs[n].fill(0.0)
+        for w in cutlass.range_constexpr(4):
+            for n in cutlass.range_constexpr(batch):
+                load_pairs(q[(start + n) * 8 + lane // 4, None], lane % 4 * 4 + w, words[n])
+            for half in cutlass.range_constexpr(2):
+                for n in cutlass.range_constexpr(batch):
+                    low, high = words[n][2 * half], words[n][2 * half + 1]
+                    add_products(accs[n], keys, 8 * w + 4 * half, low, high)
+        for n in cutlass.range_constexpr(batch):
+            for c in cutlass.range_constexpr(4):
+                weight = weights[(start + n) * 8 + 2 * (lane % 4) + c % 2]
+                sums[c] = sums[c] + weight * positive(accs[n][c])
+    one, two = sums[0] + sums[1], sums[2] + sums[3]
+    away, found, factor = two, one, factors[0]
+    if lane % 2 == 1:
+        away, found, factor = one, two, factors[1]
+    found = found + cute.arch.shuffle_sync_bfly(away, offset=1)
+    found = found + cute.arch.shuffle_sync_bfly(found, offset=2)
+    if lane % 4 // 2 == part:
+        store_score(out, entry + lane % 2 * 8, seen, found * factor)
 
 
 @cute.jit
-def add_odd(
-    out: cute.Tensor, q: cute.Tensor, weights: cute.Tensor, ring: cute.Tensor, odd: cute.Tensor,
-    right, entry: Int32, seen: Int32, t: Int32,
-):  # fmt: skip
-    """Add the marked heads of a token to what `put_scores` wrote; make it anew if not `right`."""
-    odd0, odd1 = odd[0], odd[1]
-    if not right:
-        odd0, odd1 = Uint32(0xFFFFFFFF), Uint32(0xFFFFFFFF)
-    if odd0 | odd1 != Uint32(0):
-        score = odd_scores(q, weights, ring, odd0, odd1, t)
-        entry = entry + t % 2 * 8
-        if (t % 4 < 2) & (entry < out.shape[0]):
-            if right:
-                score = score + out[entry]
-            store_score(out, entry, seen, score)
+def load_pairs(row: cute.Tensor, unit: Int32, words: cute.Tensor):
+    """Eight of 128 dims in the order in which bf16 keys come out of a register: i with i + 4."""
+    data = cute.make_rmem_tensor((4,), Uint32)
+    cute.autovec_copy(cute.zipped_divide(cute.recast_tensor(row, Uint32), (4,))[(None, unit)], data)
+    a, b, c, d = data[0], data[1], data[2], data[3]
+    words[0], words[1] = paired(a, c, 0x5410), paired(a, c, 0x7632)
+    words[2], words[3] = paired(b, d, 0x5410), paired(b, d, 0x7632)
 
 
 # --- kernel and entry -----------------------------------------------------------------------------
@@ -645,13 +651,13 @@ def decode_kernel(
     s_w = smem.allocate_tensor(Float32, weights_layout(1), byte_alignment=16)
     full = smem.allocate_array(Int64, stages * groups)
     empty = smem.allocate_array(Int64, stages * groups)
-    s_odd = smem.allocate_tensor(Uint32, cute.make_layout((2, 1)), byte_alignment=16)
+    s_odd = smem.allocate_tensor(Uint32, cute.make_layout(1), byte_alignment=16)
     if tid < stages * groups:
         cute.arch.mbarrier_init(full + tid, 1)
         cute.arch.mbarrier_init(empty + tid, 4)
     cute.arch.mbarrier_init_fence()
-    if tid < 2:
-        s_odd[tid, 0] = Uint32(0)
+    if tid == 0:
+        s_odd[0] = Uint32(0)
     cute.arch.griddepcontrol_wait()
     cute.arch.sync_threads()
     if group == groups:
@@ -681,7 +687,7 @@ def decode_kernel(
         keys = [cute.recast_tensor(operand, Uint32) for operand in operands]
         accs = [cute.make_rmem_tensor(c_shape, Int32) for _ in range(2)]
         heads = cute.make_rmem_tensor((HEADS // 4,), Float32)
-        marked = s_odd[0, 0] | s_odd[1, 0] != Uint32(0)
+        marked = s_odd[0] != Uint32(0)
         start, step = chunk * groups + group, cute.arch.grid_dim()[1] * groups
         mine = steps_of(start, step, seen)
         fill_tiles(scores, token, token + 1, start, step, mine, t, 2 * TILE)
@@ -697,15 +703,14 @@ def decode_kernel(
             load_weights(heads, s_w, Int32(0), lane)
             put_pair(accs, heads, out, entry, seen, lane, [first_peaks, other_peaks])
             if marked | (not (right & also)):
-                cute.arch.sync_warp()
                 for part in cutlass.range(2, unroll=1):
                     if part == 1:
                         right = also
-                    add_odd(
-                        out, q[Int64(token), None, None], weights[Int64(token), None],
-                        ring[None, part, stage, group], s_odd[None, 0], right,
-                        entry + part * TILE, seen, t
-                    )  # fmt: skip
+                    if marked | (not right):
+                        put_wide(
+                            out, q[Int64(token), None, None], weights[Int64(token), None],
+                            ring[None, part, stage, group], part, entry + part * TILE, seen, t
+                        )  # fmt: skip
             if lane == 0:
                 cute.arch.mbarrier_arrive(empty + bar)
             entry = entry + step * (2 * TILE)
@@ -748,8 +753,8 @@ def kernel(
     bars = smem.allocate_array(Int64, stages * warpgroups)
     s_slot = smem.allocate_tensor(Int32, cute.make_layout(tokens + 1), byte_alignment=16)
     s_seen = smem.allocate_tensor(Int32, cute.make_layout(tokens), byte_alignment=16)
-    # a bit for each head that is multiplied as bf16
-    s_odd = smem.allocate_tensor(Uint32, cute.make_layout((2, tokens)), byte_alignment=16)
+    # tokens that are multiplied as bf16
+    s_odd = smem.allocate_tensor(Uint32, cute.make_layout(tokens), byte_alignment=16)
     own_bars = bars + group * stages
     if tid < stages * warpgroups:
         cute.arch.mbarrier_init(bars + tid, 1)
@@ -765,8 +770,7 @@ def kernel(
         s_slot[tid] = where
         if tid < tokens:
             s_seen[tid] = seen
-            s_odd[0, tid] = Uint32(0)
-            s_odd[1, tid] = Uint32(0)
+            s_odd[tid] = Uint32(0)
     cute.arch.sync_threads()
 
     # the first step of a product starts from zero, the others add
@@ -812,9 +816,9 @@ def kernel(
             cute.arch.sync_threads()
             if cutlass.const_expr(tokens == 1):
                 load_weights(heads, s_w, Int32(0), lane)
-            marks = s_odd[0, 0] | s_odd[1, 0]
+            marks = s_odd[0]
             for j in cutlass.range(1, tokens, unroll=1):
-                marks = marks | s_odd[0, j] | s_odd[1, j]
+                marks = marks | s_odd[j]
             marked = marks != Uint32(0)
         fill_tiles(scores, first + begin, first + end, start, step, mine, t, TILE)
         for i in cutlass.range(mine, unroll=1):
@@ -842,11 +846,12 @@ def kernel(
                     put_scores(accs[0], heads, scores[Int64(first + j), None], entry, s_seen[j], t, peaks)
             if marked | (not right):
                 for j in cutlass.range(begin, end, unroll=1):
-                    add_odd(
-                        scores[Int64(first + j), None], q[Int64(first + j), None, None],
-                        weights[Int64(first + j), None], own_ring[None, stage], s_odd[None, j],
-                        right, entry, s_seen[j], t
-                    )  # fmt: skip
+                    if (s_odd[j] != Uint32(0)) | (not right):
+                        put_wide(
+                            scores[Int64(first + j), None], q[Int64(first + j), None, None],
+                            weights[Int64(first + j), None], own_ring[None, stage], Int32(0), entry,
+                            s_seen[j], t
+                        )  # fmt: skip
             # the products have taken the keys: the stage is free
             cute.arch.barrier(barrier_id=1 + group, number_of_threads=128)
             if t == i % 4 * 32:

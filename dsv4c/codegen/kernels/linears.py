@@ -7,7 +7,7 @@ from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal, ValueFacts
 from dsv4c.codegen.kernels import _moe
-from dsv4c.codegen.tiles.linears import LargeTile, linears_tiles
+from dsv4c.codegen.tiles.linears import SMS, LargeTile, linears_tiles
 from dsv4c.codegen.tuned import Shape, tuned
 
 KIND = "linears"
@@ -16,8 +16,8 @@ BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
 COLUMNS = 128
 # Tensor maps and pointers of a launch share 4 KB.
 MOST = 12
-# Of an H100; a B200 has 148.
-SMS = 132
+# Of a block.
+SMEM = 232448
 
 Weight = tuple[str, int, bool]
 
@@ -135,6 +135,7 @@ def context(params: KernelParams) -> dict[str, object]:
         "fp8": any(BITS[form] == 8 for form in formats),
         "fp4": fp4,
         "sms": SMS,
+        "smem": SMEM,
         "large_weights": tuple((rows, form, f32) for form, rows, f32 in weights) if wgmma else (),
         "tiles": tuple((one.most, isinstance(one, LargeTile), astuple(one)[1:]) for one in tiles),
         "pdl": True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +13,6 @@ class SmallTile:
 
     Args:
         most: largest T.
-        cluster: blocks that share K.
         rows: bf16 weights of a block's tile; twice as many of 8 bits, four times as many of 4.
         tokens: of a tile.
         depth: K per pipeline stage.
@@ -22,7 +22,6 @@ class SmallTile:
     """
 
     most: int
-    cluster: int
     rows: int
     tokens: int
     depth: int
@@ -58,52 +57,54 @@ class LargeTile:
 
 
 Tile = SmallTile | LargeTile
+SMS = 132
+"""Of an H100; a B200 has 148."""
 Weights = Sequence[tuple[str, int, bool]]
 
 # By the rows of a tile, for up to 16 tokens. Which part of K is added up where decides a row's bits:
-# they are the same in all tiles with the same warps_k, and depth where a cluster shares K.
+# they are the same in all tiles with the same warps_k.
 _FEW: dict[int, tuple[SmallTile, ...]] = {
-    16: (SmallTile(8, 1, 16, 8, 512, 8, 1, 8), SmallTile(16, 1, 16, 16, 512, 6, 1, 8)),
-    32: (SmallTile(8, 1, 32, 8, 256, 10, 2, 4), SmallTile(16, 1, 32, 16, 256, 8, 2, 4)),
-    64: (SmallTile(8, 1, 64, 8, 128, 10, 4, 2), SmallTile(16, 1, 64, 16, 128, 9, 4, 2)),
+    16: (SmallTile(8, 16, 8, 512, 8, 1, 8), SmallTile(16, 16, 16, 512, 6, 1, 8)),
+    32: (SmallTile(8, 32, 8, 256, 8, 2, 4), SmallTile(16, 32, 16, 256, 7, 2, 4)),
+    64: (SmallTile(8, 64, 8, 128, 9, 4, 2), SmallTile(16, 64, 16, 128, 9, 4, 2)),
 }
 # For up to 32 and 64.
 _MORE: dict[int, tuple[SmallTile, ...]] = {
-    16: (SmallTile(32, 1, 16, 32, 256, 8, 1, 4), SmallTile(64, 1, 16, 64, 256, 4, 2, 4)),
-    32: (SmallTile(32, 1, 32, 32, 256, 5, 2, 4), SmallTile(64, 1, 32, 64, 256, 3, 2, 4)),
-    64: (SmallTile(32, 1, 64, 32, 128, 7, 4, 2), SmallTile(64, 1, 64, 64, 128, 4, 4, 2)),
+    16: (SmallTile(32, 16, 32, 256, 8, 1, 4), SmallTile(64, 16, 64, 256, 4, 2, 4)),
+    32: (SmallTile(32, 32, 32, 256, 5, 2, 4), SmallTile(64, 32, 64, 256, 3, 2, 4)),
+    64: (SmallTile(32, 64, 32, 128, 7, 4, 2), SmallTile(64, 64, 64, 128, 4, 4, 2)),
 }
 _MORE_BF16 = {
-    16: (_MORE[16][0], SmallTile(64, 1, 16, 64, 256, 4, 1, 4)),
+    16: (_MORE[16][0], SmallTile(64, 16, 64, 256, 4, 1, 4)),
     32: _MORE[32],
-    64: (_MORE[64][0], SmallTile(64, 1, 64, 64, 128, 4, 2, 2)),
+    64: (_MORE[64][0], SmallTile(64, 64, 64, 128, 4, 2, 2)),
 }
 # 4-bit: rows of few tiles, of many; mixed with other formats.
 _FP4: dict[str, tuple[SmallTile, ...]] = {
     "few": (
-        SmallTile(8, 1, 8, 8, 1024, 5, 1, 8),
-        SmallTile(16, 1, 8, 16, 512, 8, 1, 8),
-        SmallTile(32, 1, 8, 32, 512, 4, 1, 8),
+        SmallTile(8, 8, 8, 1024, 3, 1, 8),
+        SmallTile(16, 8, 16, 512, 4, 1, 8),
+        SmallTile(32, 8, 32, 512, 4, 1, 8),
     ),
     "many": (
-        SmallTile(8, 1, 32, 8, 256, 4, 4, 2, True),
-        SmallTile(16, 1, 32, 16, 256, 3, 4, 2, True),
-        SmallTile(32, 1, 32, 32, 256, 5, 4, 2),
+        SmallTile(8, 32, 8, 256, 4, 4, 2, True),
+        SmallTile(16, 32, 16, 256, 3, 4, 2, True),
+        SmallTile(32, 32, 32, 256, 5, 4, 2),
     ),
     "mixed": (
-        SmallTile(8, 1, 16, 8, 512, 7, 1, 8),
-        SmallTile(16, 1, 16, 16, 512, 5, 1, 8),
-        SmallTile(32, 1, 16, 32, 512, 3, 1, 8),
+        SmallTile(8, 16, 8, 512, 7, 1, 8),
+        SmallTile(16, 16, 16, 512, 5, 1, 8),
+        SmallTile(32, 16, 32, 512, 3, 1, 8),
     ),
 }
 
 # 128 columns of 8 bits: a row has one piece of 128 bytes, so a TMA box may not have more: CuTe leaves
 # a tensor map's mode of one element out of the coordinates, but not out of a box that has more.
 _ONE_PIECE = (
-    SmallTile(8, 1, 64, 8, 128, 4, 4, 2),
-    SmallTile(16, 1, 64, 16, 128, 4, 4, 2),
-    SmallTile(32, 1, 64, 32, 128, 4, 4, 2),
-    SmallTile(64, 1, 64, 64, 128, 2, 4, 2),
+    SmallTile(8, 64, 8, 128, 4, 4, 2),
+    SmallTile(16, 64, 16, 128, 4, 4, 2),
+    SmallTile(32, 64, 32, 128, 4, 4, 2),
+    SmallTile(64, 64, 64, 128, 2, 4, 2),
 )
 
 
@@ -130,10 +131,18 @@ def _small(depth: int, weights: Weights) -> tuple[SmallTile, ...]:
     if any(fp4):
         return _FP4["mixed" if not all(fp4) else "many" if _count(weights, 32) >= 120 else "few"]
     rows = [rows for rows in (64, 32) if rows * depth <= 1 << 17 and _count(weights, rows) >= 250]
-    few = _FEW[rows[0] if rows else 16]
+    few = _FEW[_even(rows, weights)]
     rows = [rows for rows in (64, 32) if _count(weights, rows) >= 100]
     more = _MORE_BF16 if any(form == "bf16" for form, _, _ in weights) else _MORE
-    return (*few, *more[rows[0] if rows else 16])
+    return (*few, more[_even(rows, weights)][0], more[rows[0] if rows else 16][1])
+
+
+def _even(rows: list[int], weights: Weights) -> int:
+    """The first of these rows of a tile; the last where that leaves blocks uneven shares; else 16."""
+    if not rows:
+        return 16
+    share = _count(weights, rows[0]) / SMS
+    return rows[0] if share > 0.9 * ceil(share) else rows[-1]
 
 
 def _count(weights: Weights, rows: int) -> int:
@@ -159,12 +168,13 @@ def _large(depth: int, weights: Weights) -> tuple[LargeTile, ...]:
     found: list[LargeTile] = []
     shared = depth % 1024 == 0 and depth >= 2048
     pairs = shared and sum(-(-rows // 64) for _, rows, _ in weights) <= 66
-    # mma.sync serves FP8 and bf16 alone up to 64 tokens.
-    if fp4:
-        few, many = LargeTile(64, 64, 64, 16, 8, 1, 16, 2), LargeTile(64, 128, 64, 16, 4, 1, 16, 1)
-        found.append(few if pairs else many)
-    elif pairs and len({form for form, _, _ in weights}) > 1:
-        found.append(LargeTile(64, 64, 64, 12, 12, 1, 16, 2))
+    # Where this finds no tile for 64 tokens, mma.sync serves them.
+    if pairs:
+        found.append(LargeTile(64, 64, 64, 16, 10 if plain and not fp4 else 8, 1, 16, 2))
+    elif fp4:
+        found.append(LargeTile(64, 128, 64, 16, 4, 1, 16, 1))
+    elif depth == 1024 and not plain:
+        found.append(LargeTile(64, 64, 64, 16, 8, 1, 16, 1))  # all of 64 tokens stay
     if pairs:
         found.append(LargeTile(128, 64, 128, 8, 8 if plain else 6, 2, 16, 2))
     # Clusters of two share K while that leaves a block an SM.

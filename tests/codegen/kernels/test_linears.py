@@ -14,7 +14,7 @@ from dsv4c.codegen.cache import KernelCache
 from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
 from dsv4c.codegen.kernels import linears as family
 from dsv4c.codegen.render import render
-from dsv4c.codegen.tiles.linears import LargeTile, SmallTile, linears_tiles
+from dsv4c.codegen.tiles.linears import SMS, LargeTile, SmallTile, linears_tiles
 from dsv4c.codegen.worker import MAX_SMEM
 
 CSA: list[family.Weight] = [
@@ -129,10 +129,13 @@ def test_refuses_too_many_and_unpaired_weights() -> None:
 
 
 def large_bytes(tile: LargeTile, widest: int) -> int:
-    """Of shared memory: rings, scales of 4-bit weights, results on their way, barriers."""
+    """Of shared memory: rings, scales of 4-bit weights, results on their way, sums, barriers."""
     scales = tile.rows // 32 * 4 * 128 if widest == 4 else 0
     rings = tile.stages * (tile.tokens * 128 + 16) + tile.ahead * (tile.rows * 128 + scales + 16)
-    return rings + (2 * tile.buffers * 8192 if tile.rows == 128 and tile.split == 1 else 0)
+    if tile.split > 1:
+        return rings
+    results = min(tile.rows, 128) // 64 * tile.buffers * 8192
+    return rings + results + (64 * tile.tokens * 4 if tile.rows == 64 else 0)
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -151,10 +154,15 @@ def test_tiles_cover_every_batch_and_fit(node: str, arch: str) -> None:
             assert large_bytes(tile, widest) <= MAX_SMEM
             continue
         scales = tile.rows * 4 // 32 * tile.depth // 64 * 128 if widest == 4 else 0
-        stage = (tile.rows + tile.tokens) * tile.depth * 2 + scales
+        stage = (tile.rows + tile.tokens) * tile.depth * 2
         sums = tile.warps_k * tile.tokens * (tile.rows * widest + 4) * 4
+        count = sum(-(-n // (tile.rows * 16 // family.BITS[form])) for form, n, _ in weights)
+        if count <= SMS and sums <= tile.stages * stage:
+            sums = 0  # the ring becomes the sums
+        elif tile.tokens <= 8:
+            sums *= 2
         room = MAX_SMEM // 2 if tile.beside else MAX_SMEM
-        assert tile.stages * (stage + 16) + sums <= room
+        assert tile.stages * (stage + scales + 16) + sums <= room
         assert tile.tokens >= tile.most
         assert tile.depth % (64 * tile.warps_k) == 0
         assert tile.rows * least % (16 * tile.warps_m) == 0
@@ -182,10 +190,28 @@ def test_rows_have_the_same_bits_in_a_bucket(node: str) -> None:
             for count in (low, high)
         }
         # Which part of K is added up where.
-        orders = {
-            (tile.warps_k, tile.cluster) if isinstance(tile, SmallTile) else tile for tile in chosen
-        }
+        orders = {tile.warps_k if isinstance(tile, SmallTile) else tile for tile in chosen}
         assert len(orders) == 1
+
+
+def test_tiles_leave_blocks_even_shares() -> None:
+    def rows(*weights: family.Weight) -> int:
+        return next(tile.rows for tile in linears_tiles("sm_90a", 1024, weights))
+
+    # 256 tiles of 128 FP8 rows for 132 blocks, then 320: three for some, two for others.
+    assert rows(("fp8_128", 32768, False)) == 64
+    assert rows(("fp8_128", 32768, False), ("fp8_128", 8192, False)) == 32
+
+
+def test_tokens_of_short_rows_stay_in_shared_memory() -> None:
+    def tile(depth: int) -> LargeTile | SmallTile:
+        found = linears_tiles("sm_90a", depth, [("fp8_128", 32768, False)])
+        return next(one for one in found if one.most == 64)
+
+    short = tile(1024)
+    assert isinstance(short, LargeTile)
+    assert (short.tokens, short.stages * 64, short.split) == (64, 1024, 1)
+    assert isinstance(tile(1536), SmallTile)
 
 
 def test_many_tokens_have_tiles_of_their_own_where_wgmma_takes_the_weights() -> None:

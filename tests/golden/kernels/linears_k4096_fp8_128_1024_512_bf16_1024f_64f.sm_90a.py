@@ -14,9 +14,8 @@
 A block takes one tile of rows after another, of all weights in turn; tiles of all formats have the
 same bytes. One warp streams a tile's weights and the tokens through a ring of shared-memory stages
 by TMA; the others multiply with mma.sync (weights are its M, tokens its N) and add up their parts
-of K in a fixed order. Where K is split over a cluster, each block has a part of it, and the sums go
-through distributed shared memory. Weights depend on no earlier kernel, so their stream starts
-before the previous kernel ends.
+of K in a fixed order. Weights depend on no earlier kernel, so their stream starts before the
+previous kernel ends.
 """
 
 from dataclasses import dataclass
@@ -44,6 +43,7 @@ BITS = {
 FORMATS = tuple(BITS)
 UNITS = {"fp8_128": 512.0, "fp8_128_f32": 512.0, "nvfp4": 256.0}  # of products: scaled for bf16's range
 SMS = 132
+SMEM = 232448  # of a block, in bytes
 BOX = 64  # K of one TMA box of x, and of one step of a multiplying warp
 
 
@@ -51,11 +51,10 @@ BOX = 64  # K of one TMA box of x, and of one step of a multiplying warp
 class Tile:
     """How a block works: tiles of `rows` bf16 weights (more of smaller ones) x `tokens`.
 
-    A stage has `depth` of K; warps along K share each stage; blocks of a cluster share K. With
-    `beside`, a block takes half an SM, so that the next kernel's fills its ring beside it.
+    A stage has `depth` of K; warps along K share each stage. With `beside`, a block takes half an
+    SM, so that the next kernel's fills its ring beside it.
     """
 
-    cluster: int
     rows: int
     tokens: int
     depth: int
@@ -74,17 +73,12 @@ class Tile:
         """Whether a block has one tile: when it has read all of the ring, that becomes the sums."""
         room = self.stages * (self.x_bytes + self.w_bytes)
         fits = cute.cosize(self.sums) * 4 <= room
-        return self.cluster > 1 or (fits and self.first(len(WEIGHTS)) <= SMS)
+        return fits and self.first(len(WEIGHTS)) <= SMS
 
     @property
     def steps(self):
         """Stages that K takes."""
         return -(-DEPTH // self.depth)
-
-    @property
-    def part(self):
-        """Stages of K that a block of a cluster takes at most."""
-        return -(-self.steps // self.cluster)
 
     @property
     def boxes(self):
@@ -97,12 +91,24 @@ class Tile:
     @property
     def scales(self):
         """Registers of a lane for a warp's scales of a tile, one for each of its boxes."""
-        return -(-self.part * self.boxes // self.warps_k // 32)
+        return -(-self.steps * self.boxes // self.warps_k // 32)
+
+    @property
+    def ahead(self):
+        """Tiles whose scales are asked for early: behind weights, they would come as late as those."""
+        return max(1, min(-(-self.first(len(WEIGHTS)) // SMS), 6 // self.scales))
 
     @property
     def helpers(self):
         """Warps that do not multiply: one loads; a group of four can give registers away."""
         return 4 if self.tokens >= 64 else 1
+
+    @property
+    def turns(self):
+        """Buffers of sums: with two, warps go on to the next tile while others store."""
+        stage = self.x_bytes + self.w_bytes + 16
+        fits = self.stages * stage + 8 * cute.cosize(self.sums) <= SMEM // (2 if self.beside else 1)
+        return 2 if fits and self.tokens <= 16 and not self.alone else 1
 
     @property
     def registers(self):
@@ -166,18 +172,11 @@ def ring_layout(box: cutlass.Constexpr, stages):
 
 
 @cute.jit
-def share(tile: cutlass.Constexpr):
-    """What a block does: its part of K, its first tile, and how far it is to the next."""
+def share():
+    """What a block does: its first tile, and how far it is to the next."""
     block, _, _ = cute.arch.block_idx()
     blocks, _, _ = cute.arch.grid_dim()
-    return block % tile.cluster, block // tile.cluster, blocks // tile.cluster
-
-
-@cute.jit
-def part(rank: Int32, tile: cutlass.Constexpr):
-    """The stages of K that a block of a cluster takes: from, to."""
-    first = cutlass.min(rank * tile.part, tile.steps)
-    return first, cutlass.min(first + tile.part, tile.steps)
+    return block, blocks
 
 
 @cute.jit
@@ -207,10 +206,16 @@ def partition(atom, ring, layout, operand, box: cutlass.Constexpr, dtype: cutlas
 @cute.jit
 def item(count: Int32, tile: cutlass.Constexpr):
     """What a block's stage number `count` is for: a tile, and a step of K."""
-    rank, index, stride = share(tile)
-    first, last = part(rank, tile)
-    done = count // cutlass.max(last - first, 1)
-    return index + done * stride, first + count - done * (last - first)
+    index, stride = share()
+    done = count // tile.steps
+    return index + done * stride, count - done * tile.steps
+
+
+@cute.jit
+def items(tile: cutlass.Constexpr):
+    """Stages that a block goes through."""
+    index, stride = share()
+    return cute.ceil_div(tile.first(len(WEIGHTS)) - index, stride) * tile.steps
 
 
 @cute.jit
@@ -261,11 +266,7 @@ def stream_operands(
             cute.arch.mbarrier_init(empty + i, tile.warps)
         cute.arch.mbarrier_init_fence()
     cute.arch.sync_warp()
-    rank, index, stride = share(tile)
-    first, last = part(rank, tile)
-    tiles = cutlass.const_expr(tile.first(len(WEIGHTS)))
-    items = cute.ceil_div(tiles - index, stride) * (last - first)
-    ahead = cutlass.min(items, tile.stages)
+    ahead = cutlass.min(items(tile), tile.stages)
     for count in cutlass.range(ahead, unroll=1):
         load_weights(tma_w, w_box, full, count, tile)
     cute.arch.barrier_arrive(barrier_id=2, number_of_threads=32 * tile.warps + 32)
@@ -273,7 +274,7 @@ def stream_operands(
     cute.arch.griddepcontrol_wait()
     for count in cutlass.range(ahead, unroll=1):
         load_tokens(tma_x, x_box, full, count, token_tile, tile)
-    for count in cutlass.range(ahead, items, unroll=1):
+    for count in cutlass.range(ahead, items(tile), unroll=1):
         cute.arch.mbarrier_wait(empty + count % tile.stages, (count // tile.stages - 1) & 1)
         load_weights(tma_w, w_box, full, count, tile)
         load_tokens(tma_x, x_box, full, count, token_tile, tile)
@@ -303,13 +304,11 @@ def e4m3_pair(codes: Uint32, selector: cutlass.Constexpr) -> Uint32:
 
 @cute.jit
 def ask_scales(
-    asked: cute.Tensor, index: Int32, rank: Int32, scales, group: Int32, lane: Int32,
-    tile: cutlass.Constexpr,
+    asked: cute.Tensor, index: Int32, scales, group: Int32, lane: Int32, tile: cutlass.Constexpr
 ):
     """Scales of a tile's FP8 weights: lane l gets those of this warp's boxes l, l + 32, ..."""
     turns = cutlass.const_expr(tile.boxes // tile.warps_k)
     weight, at = place(index, tile)
-    first, last = part(rank, tile)
     for i in cutlass.range_constexpr(len(WEIGHTS)):
         form = cutlass.const_expr(WEIGHTS[i][0])
         if cutlass.const_expr(BITS[form] == 8):
@@ -317,7 +316,7 @@ def ask_scales(
                 row = at * tile.rows_of(form) // 128
                 for n in cutlass.range_constexpr(tile.scales):
                     turn = n * 32 + lane
-                    box = (first + turn // turns) * tile.boxes + turn % turns * tile.warps_k + group
+                    box = turn // turns * tile.boxes + turn % turns * tile.warps_k + group
                     scale = scales[i][0][row, cutlass.min(box // 2, scales[i][0].shape[1] - 1)]
                     if cutlass.const_expr(form == "fp8_128"):
                         asked[n] = scale.to(Uint32)
@@ -454,8 +453,7 @@ def consume_boxes(
 @cute.jit
 def consume(
     mma, x_base: Int32, w_base: Int32, bars, asked, unit, sums: cute.Tensor,
-    count: Int32, rank: Int32, warp_id: Int32, lane: Int32, form: cutlass.Constexpr,
-    tile: cutlass.Constexpr,
+    count: Int32, warp_id: Int32, lane: Int32, form: cutlass.Constexpr, tile: cutlass.Constexpr,
 ):
     """A multiplying warp's part of a tile: every `warps_k`-th box of its rows; then its sums."""
     full, empty = bars, bars + tile.stages
@@ -468,16 +466,16 @@ def consume(
     if cutlass.const_expr(form == "fp8_128"):
         held = cute.make_rmem_tensor((tile.scales,), Uint32)
         unit = keep_factors(held, asked)
-    first, last = part(rank, tile)
-    for step in cutlass.range(last - first, unroll=1):
+    for step in cutlass.range(tile.steps, unroll=1):
         stage, phase = (count + step) % tile.stages, (count + step) // tile.stages & 1
         cute.arch.mbarrier_wait(full + stage, phase)
         consume_boxes(mma, acc, x_base, w_base, held, step, stage, warp_id, lane, form, tile)
         cute.arch.sync_warp()
         if lane == 0:
             cute.arch.mbarrier_arrive(empty + stage)
-    # All have read the sums of the tile before.
-    cute.arch.barrier(barrier_id=1, number_of_threads=32 * tile.warps)
+    if cutlass.const_expr(tile.turns == 1):
+        # All have read the sums of the tile before, or the ring.
+        cute.arch.barrier(barrier_id=1, number_of_threads=32 * tile.warps)
     for i in cutlass.range_constexpr(cute.size(acc)):
         to = m * rows + at[i][0] // 8 * 8 + lane_row(at[i][0] % 8, form)
         value = acc[i]
@@ -511,58 +509,26 @@ def quad(sums: cute.Tensor, row, column, group):
 
 
 @cute.jit
-def add_groups(sums: cute.Tensor, thread: Int32, tile: cutlass.Constexpr):
-    """All parts of K of this block into the first."""
-    quads = cutlass.const_expr(cute.size(sums, mode=[0]) // 4)
-    for i in cutlass.range(thread, tile.tokens * quads, 32 * tile.warps, unroll=1):
-        total = quad(sums, i % quads * 4, i // quads, 0)
-        value = total.load()
-        for group in cutlass.range_constexpr(1, tile.warps_k):
-            value = value + quad(sums, i % quads * 4, i // quads, group).load()
-        total.store(value)
-
-
-@cute.jit
-def far_quad(address: Int32, rank: cutlass.Constexpr):
-    """Four floats in the shared memory of block `rank` of the cluster."""
-    return cute.arch.inline_ptx(
-        "{ .reg .b32 a; mapa.shared::cluster.u32 a, {$r0}, %d;"
-        " ld.shared::cluster.v4.f32 { {$w0}, {$w1}, {$w2}, {$w3} }, [a]; }" % rank,
-        write_only_types=[Float32] * 4,
-        read_only_args=[address],
-    )
-
-
-@cute.jit
 def total_quad(total: cute.Tensor, sums: cute.Tensor, row, column, tile: cutlass.Constexpr):
     """The sum of all parts of K, in their order."""
-    if cutlass.const_expr(tile.cluster == 1):
-        total.store(quad(sums, row, column, 0).load())
-        for group in cutlass.range_constexpr(1, tile.warps_k):
-            total.store(total.load() + quad(sums, row, column, group).load())
-    else:
-        address = quad(sums, row, column, 0).iterator.toint()
-        total.fill(0.0)
-        for rank in cutlass.range_constexpr(tile.cluster):
-            far = far_quad(address, rank)
-            for e in cutlass.range_constexpr(4):
-                total[e] = total[e] + far[e]
+    total.store(quad(sums, row, column, 0).load())
+    for group in cutlass.range_constexpr(1, tile.warps_k):
+        total.store(total.load() + quad(sums, row, column, group).load())
 
 
 @cute.jit
 def store(
-    sums: cute.Tensor, outs, weight: Int32, at: Int32, token0: Int32, rank: Int32, thread: Int32,
+    sums: cute.Tensor, outs, weight: Int32, at: Int32, token0: Int32, thread: Int32,
     tile: cutlass.Constexpr,
 ):
-    """Results of a tile; blocks of a cluster take turns. Four rows of a token a thread."""
+    """Results of a tile, four rows of a token a thread."""
     total = cute.make_rmem_tensor((4,), Float32)
     for i in cutlass.range_constexpr(len(WEIGHTS)):
         if weight == i:
             form, rows, f32 = WEIGHTS[i]
             quads = cutlass.const_expr(tile.rows_of(form) // 4)
             tokens = cutlass.min(outs[i].shape[0] - token0, tile.tokens)
-            turn = rank * (32 * tile.warps) + thread
-            for n in cutlass.range(turn, tokens * quads, 32 * tile.warps * tile.cluster, unroll=1):
+            for n in cutlass.range(thread, tokens * quads, 32 * tile.warps, unroll=1):
                 column, row = n // quads, n % quads * 4
                 to = at * tile.rows_of(form) + row
                 if to < rows:
@@ -582,35 +548,40 @@ def multiply(
     x_base, w_base, bars, scales, sums, outs, token0, thread, tile: cutlass.Constexpr
 ):
     """The multiplying warps: all tiles of this block."""
-    rank, index, stride = share(tile)
+    index, stride = share()
     warp_id, lane = cute.arch.make_warp_uniform(thread // 32), thread % 32
     mma = cute.make_tiled_mma(warp.MmaF16BF16Op(BFloat16, Float32, (16, 8, 16)))
-    count = Int32(0)
+    count, buffer = Int32(0), Int32(0)
     asked = cute.make_rmem_tensor((tile.scales,), Uint32)
-    coming = cute.make_rmem_tensor((tile.scales,), Uint32)
-    ask_scales(coming, index, rank, scales, warp_id // tile.warps_m, lane, tile)
+    coming = cute.make_rmem_tensor((tile.scales, tile.ahead), Uint32)
+    for n in cutlass.range_constexpr(tile.ahead):
+        to = coming[None, n]
+        ask_scales(to, index + n * stride, scales, warp_id // tile.warps_m, lane, tile)
+    cute.arch.barrier(barrier_id=2, number_of_threads=32 * tile.warps + 32)
     while index < tile.first(len(WEIGHTS)):
         weight, at = place(index, tile)
-        asked.store(coming.load())
-        ask_scales(coming, index + stride, rank, scales, warp_id // tile.warps_m, lane, tile)
+        own = cute.make_tensor(sums + buffer * cute.cosize(tile.sums), tile.sums)
+        asked.store(coming[None, 0].load())
+        for n in cutlass.range_constexpr(1, tile.ahead):
+            coming[None, n - 1].store(coming[None, n].load())
+        to = coming[None, tile.ahead - 1]
+        ask_scales(to, index + tile.ahead * stride, scales, warp_id // tile.warps_m, lane, tile)
         if has_format(weight, "fp8_128"):
             consume(
-                mma, x_base, w_base, bars, asked, None, sums, count, rank,
+                mma, x_base, w_base, bars, asked, None, own, count,
                 warp_id, lane, "fp8_128", tile,
             )
         if has_format(weight, "bf16"):
             consume(
-                mma, x_base, w_base, bars, asked, None, sums, count, rank,
+                mma, x_base, w_base, bars, asked, None, own, count,
                 warp_id, lane, "bf16", tile,
             )
-        first, last = part(rank, tile)
-        count += last - first
+        count += tile.steps
         cute.arch.barrier(barrier_id=1, number_of_threads=32 * tile.warps)
-        if cutlass.const_expr(tile.cluster == 1):
-            store(sums, outs, weight, at, token0, rank, thread, tile)
-        else:
-            add_groups(sums, thread, tile)
+        store(own, outs, weight, at, token0, thread, tile)
         index += stride
+        if cutlass.const_expr(tile.turns == 2):
+            buffer = buffer ^ 1
 
 
 @cute.kernel
@@ -632,9 +603,9 @@ def kernel(
     ring_x = smem.allocate_array(Uint8, tile.stages * tile.x_bytes, byte_alignment=1024)
     ring_w = smem.allocate_array(Uint8, tile.stages * tile.w_bytes, byte_alignment=1024)
     if cutlass.const_expr(tile.alone):
-        sums = cute.make_tensor(cute.recast_ptr(ring_x, dtype=Float32), tile.sums)
+        sums = cute.recast_ptr(ring_x, dtype=Float32)
     else:
-        sums = smem.allocate_tensor(Float32, tile.sums, byte_alignment=16)
+        sums = smem.allocate_array(Float32, tile.turns * cute.cosize(tile.sums), byte_alignment=16)
     bars = smem.allocate_array(Int64, 2 * tile.stages)
     if warp_id >= tile.warps:
         if cutlass.const_expr(tile.helpers == 4):
@@ -652,21 +623,10 @@ def kernel(
     else:
         if cutlass.const_expr(tile.helpers == 4):
             cute.arch.setmaxregister_increase(tile.registers[1])
-        cute.arch.barrier(barrier_id=2, number_of_threads=32 * tile.warps + 32)
         multiply(
             ring_x.toint(), ring_w.toint(), bars, scales, sums, outs,
             token_tile * tile.tokens, thread, tile,
         )
-    if cutlass.const_expr(tile.cluster > 1):
-        cute.arch.cluster_arrive()
-        cute.arch.cluster_wait()
-        if warp_id < tile.warps:
-            rank, index, _ = share(tile)
-            weight, at = place(index, tile)
-            store(sums, outs, weight, at, token_tile * tile.tokens, rank, thread, tile)
-        # Nobody leaves while its sums may still be read.
-        cute.arch.cluster_arrive()
-        cute.arch.cluster_wait()
 
 
 @cute.jit
@@ -700,14 +660,13 @@ def run(x: cute.Tensor, weights: list, outs: list, tile: cutlass.Constexpr, stre
         w_maps.append(w_map)
         w_layouts.append(layout)
     tiles = cutlass.const_expr(tile.first(len(WEIGHTS)))
-    blocks = cutlass.const_expr(min(tiles, SMS) if tile.cluster == 1 else tiles * tile.cluster)
+    blocks = cutlass.const_expr(min(tiles, SMS))
     scales = [weight[1:] for weight in weights]
     kernel(
         tma_x, x_map, tma_w, w_maps, scales, outs, x_layout, w_layouts, tile
     ).launch(
         grid=[blocks, cute.ceil_div(tokens, tile.tokens), 1],
         block=[32 * (tile.warps + tile.helpers), 1, 1],
-        cluster=[tile.cluster, 1, 1],
         stream=stream,
         min_blocks_per_mp=2 if tile.beside else 1,
         preferred_smem_carveout=100,
@@ -772,8 +731,8 @@ LARGE_STEPS = {"bf16": 1, "fp8_128": 2, "mxfp4": 4, "nvfp4": 4}  # that a stage 
 class LargeTile:
     """How a block works: [rows, tokens] of the product at a time.
 
-    rows: of weights: 64 per multiplying warpgroup and accumulator. With 64 in all, the two
-        warpgroups take turns with stages of weights.
+    rows: of weights: 64 per multiplying warpgroup and accumulator. Warpgroups with the same rows
+        take turns with stages of weights.
     tokens: wgmma's N.
     stages: of the ring of tokens, 64 of K each.
     ahead: stages of the ring of weights.
@@ -798,19 +757,39 @@ class LargeTile:
             turn = LARGE_STEPS[form] * self.groups
             assert LARGE_DEPTH // LARGE_K // self.split % turn == 0, self
             # A stage belongs to one warpgroup, which frees it when it has waited for its next.
-            turns = self.stages % turn == 0 and self.ahead % 2 == 0
+            turns = self.stages % turn == 0 and self.ahead % self.groups == 0
             assert turns or self.groups == 1, self
         assert min(self.stages, self.ahead) >= 2 * self.groups, self
 
     @property
+    def threads(self):
+        """That have all rows of a tile between them."""
+        return 2 * min(self.rows, 128)
+
+    @property
     def groups(self):
-        """Warpgroups that share K."""
-        return 2 if self.rows == 64 else 1
+        """Of warpgroups that share K."""
+        return 256 // self.threads
 
     @property
     def shares(self):
-        """Whether sums are added up in shared memory; then a block has one tile only."""
-        return self.groups * self.split > 1
+        """Whether sums are added up in a cluster's shared memory; then a block has one tile only."""
+        return self.split > 1
+
+    @property
+    def joins(self):
+        """Whether the sums of two groups of a block that has many tiles are added up in registers."""
+        return self.groups > 1 and not self.shares
+
+    @property
+    def join_bytes(self):
+        """Of the sums of a group on their way to the other."""
+        return self.threads * self.tokens * 2
+
+    @property
+    def resident(self):
+        """Whether all tokens, of one tile, stay in shared memory."""
+        return self.tokens <= 64 and self.stages == self.steps
 
     @property
     def sum_bytes(self):
@@ -927,19 +906,20 @@ def large_decode_fp8(
 @cute.jit
 def large_decoded(
     form: cutlass.Constexpr, mma, acc: cute.Tensor, ring_x: cute.Tensor, base_w: Int32,
-    scale: Int64, rank: Int32, thread: Int32, bars, place,
+    scale: Int64, after: cute.Tensor, rank: Int32, thread: Int32, bars,
+    place,
     tile: cutlass.Constexpr,
 ):
     """acc += a tile's products over this block's part of K, weights from registers.
 
     base_w: address of the first stage's weights.
-    scale: address of that of the tile's first row and column, if FP8.
+    scale: address of that of the tile's first row and column, if FP8. after: those that come first.
     place: next stage and phase of weights, and of tokens.
     """
     full_w, full_x = bars
     stage_w, phase_w, stage, phase = place
     lane = thread % 32
-    group, thread = thread // 128 * (tile.groups - 1), thread % (64 * min(tile.rows, 128) // 32)
+    group, thread = thread // tile.threads, thread % tile.threads
     rb = mma.make_fragment_B(mma.get_slice(thread).partition_B(ring_x))
     ra = cute.make_rmem_tensor(((2, 2, 2), tile.strips, 8), BFloat16)
     ra32 = cute.recast_tensor(ra, Uint32)
@@ -947,13 +927,9 @@ def large_decoded(
     count = cutlass.const_expr(LARGE_STEPS[form])
     turns = cutlass.const_expr(tile.steps // count // tile.groups)
     codes = cute.make_rmem_tensor((tile.strips,), Uint32)
-    after = cute.make_rmem_tensor((tile.strips,), Uint32)
-    if cutlass.const_expr(form == "fp8_128"):
-        large_scales(after, scale, rank * (tile.steps // 2) + group, tile)
-    if cutlass.const_expr(tile.groups == 2):
-        if group == 1:
-            stage_w += 1
-            stage += count
+    if cutlass.const_expr(tile.groups > 1):
+        stage_w, phase_w = large_skip(stage_w, phase_w, group, tile.ahead)
+        stage, phase = large_skip(stage, phase, group * count, tile.stages)
     last = Int32(0)
     for turn in cutlass.range(turns, unroll=1):
         if cutlass.const_expr(form == "fp8_128"):
@@ -971,11 +947,11 @@ def large_decoded(
             if cutlass.const_expr(j == count - 1):
                 cute.arch.sync_warp()
                 large_release(full_w, stage_w, tile.ahead)
-            cute.arch.mbarrier_wait(full_x + stage, phase)
+            cute.arch.mbarrier_wait(full_x + stage, 0 if tile.resident else phase)
             # A wait that leaves the group of the other registers open makes ptxas serialise.
             warpgroup.wait_group(0)
             if turn + j > 0:
-                large_release(full_x, last, tile.stages)
+                large_release_tokens(full_x, last, tile)
             last = stage
             warpgroup.fence()
             for kb in cutlass.range_constexpr(4):
@@ -983,20 +959,33 @@ def large_decoded(
             warpgroup.commit_group()
             stage, phase = large_next(stage, phase, tile.stages)
         stage_w, phase_w = large_next(stage_w, phase_w, tile.ahead)
-        if cutlass.const_expr(tile.groups == 2):
-            stage_w, phase_w = large_skip(stage_w, phase_w, 1, tile.ahead)
-            stage, phase = large_skip(stage, phase, count, tile.stages)
+        if cutlass.const_expr(tile.groups > 1):
+            stage_w, phase_w = large_skip(stage_w, phase_w, tile.groups - 1, tile.ahead)
+            stage, phase = large_skip(stage, phase, (tile.groups - 1) * count, tile.stages)
+    if cutlass.const_expr(tile.groups > 1):
+        stage_w, phase_w = large_skip(stage_w, phase_w, -group, tile.ahead)
+        stage, phase = large_skip(stage, phase, -group * count, tile.stages)
     warpgroup.wait_group(0)
-    large_release(full_x, last, tile.stages)
+    large_release_tokens(full_x, last, tile)
     return stage_w, phase_w, stage, phase
 
 
 @cute.jit
-def large_skip(stage: Int32, phase: Int32, count: cutlass.Constexpr, stages: cutlass.Constexpr):
-    """Behind stages of the other warpgroup."""
+def large_release_tokens(bars, stage: Int32, tile: cutlass.Constexpr):
+    """This warp has read a stage of tokens."""
+    if cutlass.const_expr(not tile.resident):
+        large_release(bars, stage, tile.stages)
+
+
+@cute.jit
+def large_skip(stage: Int32, phase: Int32, count, stages: cutlass.Constexpr):
+    """Over stages of other warpgroups, forwards or backwards."""
     stage += count
     if stage >= stages:
         stage -= stages
+        phase = phase ^ 1
+    if stage < 0:
+        stage += stages
         phase = phase ^ 1
     return stage, phase
 
@@ -1009,15 +998,17 @@ def large_plain(
     """acc += a tile's products over this block's part of K, bf16 weights from shared memory."""
     full_w, full_x = bars
     stage_w, phase_w, stage, phase = place
-    group, thread = thread // 128 * (tile.groups - 1), thread % (64 * min(tile.rows, 128) // 32)
+    group, thread = thread // tile.threads, thread % tile.threads
     thr = mma.get_slice(thread)
     ra = mma.make_fragment_A(thr.partition_A(ring_w))
     rb = mma.make_fragment_B(thr.partition_B(ring_x))
-    stage_w, stage = stage_w + group, stage + group
+    if cutlass.const_expr(tile.groups > 1):
+        stage_w, phase_w = large_skip(stage_w, phase_w, group, tile.ahead)
+        stage, phase = large_skip(stage, phase, group, tile.stages)
     last_w, last = Int32(0), Int32(0)
     for turn in cutlass.range(tile.steps // tile.groups, unroll=1):
         cute.arch.mbarrier_wait(full_w + stage_w, phase_w)
-        cute.arch.mbarrier_wait(full_x + stage, phase)
+        cute.arch.mbarrier_wait(full_x + stage, 0 if tile.resident else phase)
         warpgroup.fence()
         for kb in cutlass.range_constexpr(4):
             cute.gemm(mma, acc, ra[None, None, kb, stage_w], rb[None, None, kb, stage], acc)
@@ -1025,16 +1016,19 @@ def large_plain(
         warpgroup.wait_group(1)
         if turn > 0:
             large_release(full_w, last_w, tile.ahead)
-            large_release(full_x, last, tile.stages)
+            large_release_tokens(full_x, last, tile)
         last_w, last = stage_w, stage
         stage_w, phase_w = large_next(stage_w, phase_w, tile.ahead)
         stage, phase = large_next(stage, phase, tile.stages)
-        if cutlass.const_expr(tile.groups == 2):
-            stage_w, phase_w = large_skip(stage_w, phase_w, 1, tile.ahead)
-            stage, phase = large_skip(stage, phase, 1, tile.stages)
+        if cutlass.const_expr(tile.groups > 1):
+            stage_w, phase_w = large_skip(stage_w, phase_w, tile.groups - 1, tile.ahead)
+            stage, phase = large_skip(stage, phase, tile.groups - 1, tile.stages)
+    if cutlass.const_expr(tile.groups > 1):
+        stage_w, phase_w = large_skip(stage_w, phase_w, -group, tile.ahead)
+        stage, phase = large_skip(stage, phase, -group, tile.stages)
     warpgroup.wait_group(0)
     large_release(full_w, last_w, tile.ahead)
-    large_release(full_x, last, tile.stages)
+    large_release_tokens(full_x, last, tile)
     return stage_w, phase_w, stage, phase
 
 
@@ -1043,7 +1037,8 @@ def large_plain(
 # --- many tokens --------------------------------------------------------------------------------
 # Blocks stay and take tiles of [rows, tokens] in turn. A warp streams weights, which depend on no
 # earlier kernel, through a deep ring of shared-memory stages, another one tokens through a ring of
-# their own; two warpgroups multiply, each 64 rows of every 128.
+# their own, in which few tokens stay where K is short; two warpgroups multiply, each 64 rows of
+# every 128, or share K.
 
 LARGE_DEPTH = 4096
 LARGE_ROWS = (1024, 512, 1024, 64, )
@@ -1123,10 +1118,12 @@ def large_load_tokens(
     block, _, _ = cute.arch.block_idx()
     blocks, _, _ = cute.arch.grid_dim()
     stage, phase = Int32(0), Int32(0)
-    at = block // tile.split
+    at, end = block // tile.split, large_starts(tile)[-1] * token_tiles
+    if cutlass.const_expr(tile.resident):
+        end = cutlass.min(end, at + 1)
     # Tokens come from the previous kernel, which may still read what this one writes.
     cute.arch.griddepcontrol_wait()
-    while at < large_starts(tile)[-1] * token_tiles:
+    while at < end:
         _, token_tile = large_place(at, token_tiles, tile)
         x_tiles = cute.local_tile(x_map, (tile.tokens, LARGE_K), (token_tile, None))
         x_ring, x_source = cpasync.tma_partition(
@@ -1210,20 +1207,48 @@ def large_store_wide(
 
 
 @cute.jit
+def large_join(
+    acc: cute.Tensor, joined: Int32, again, more, thread: Int32, tile: cutlass.Constexpr
+):
+    """The other groups' sums of a tile are added to the first's, thread by thread.
+
+    again, more: whether this block had a tile before, and has another.
+    """
+    all_ = cutlass.const_expr(tile.groups * tile.threads)
+    own = joined + thread % tile.threads * 16
+    if thread >= tile.threads:
+        if again:
+            cute.arch.barrier(barrier_id=5, number_of_threads=all_)
+        own += (thread // tile.threads - 1) * tile.join_bytes
+        for i in cutlass.range_constexpr(tile.tokens // 8):
+            four = large_shared(own + i * tile.threads * 16, Float32, 4)
+            for j in cutlass.range_constexpr(4):
+                four[j] = acc[4 * i + j]
+        cute.arch.barrier_arrive(barrier_id=4, number_of_threads=all_)
+    else:
+        cute.arch.barrier(barrier_id=4, number_of_threads=all_)
+        for other in cutlass.range_constexpr(tile.groups - 1):
+            for i in cutlass.range_constexpr(tile.tokens // 8):
+                at = own + other * tile.join_bytes + i * tile.threads * 16
+                four = large_shared(at, Float32, 4).load()
+                for j in cutlass.range_constexpr(4):
+                    acc[4 * i + j] = acc[4 * i + j] + four[j]
+        if more:
+            cute.arch.barrier_arrive(barrier_id=5, number_of_threads=all_)
+
+
+@cute.jit
 def large_share(acc: cute.Tensor, sums: Int32, thread: Int32, tile: cutlass.Constexpr):
     """This block's part of a tile's sums to shared memory, f32 [tokens][rows]; all is consumed."""
     lane, pitch = thread % 32, cutlass.const_expr(tile.rows + 4)
     own = sums + (lane % 4 * 2 * pitch + thread // 32 * 16 % tile.rows + lane // 4) * 4
-    own += thread // 128 * (tile.groups - 1) * tile.sum_bytes
+    own += thread // tile.threads * tile.sum_bytes
     cute.arch.barrier(barrier_id=3, number_of_threads=256)
     for i in cutlass.range_constexpr(tile.tokens // 2):
         at = own + ((i // 4 * 8 + i % 2) * pitch + i // 2 % 2 * 8) * 4
         large_shared(at, Float32, 1)[0] = acc[i]
-    if cutlass.const_expr(tile.split > 1):
-        cute.arch.cluster_arrive()
-        cute.arch.cluster_wait()
-    else:
-        cute.arch.barrier(barrier_id=3, number_of_threads=256)
+    cute.arch.cluster_arrive()
+    cute.arch.cluster_wait()
 
 
 @cute.jit
@@ -1242,41 +1267,74 @@ def large_store_shared(
     sums: Int32, unit, y: cute.Tensor, row0: Int32, token0: Int32, rank: Int32, thread: Int32,
     tile: cutlass.Constexpr,
 ):
-    """Results of a cluster's tile: each block adds up its share of tokens, eight rows a thread."""
-    octets = cutlass.const_expr(tile.rows // 8)
+    """Results of a cluster's tile: each block adds up its share of tokens, four rows a thread."""
+    quads = cutlass.const_expr(tile.rows // 4)
     share = cutlass.const_expr(tile.tokens // tile.split)
-    total = cute.make_rmem_tensor((8,), Float32)
-    part = cute.make_rmem_tensor((8,), Float32)
-    for n in cutlass.range(thread, share * octets, 256, unroll=1):
-        column, row = rank * share + n // octets, n % octets * 8
+    total = cute.make_rmem_tensor((4,), Float32)
+    part = cute.make_rmem_tensor((4,), Float32)
+    for n in cutlass.range(thread, share * quads, 256, unroll=1):
+        column, row = rank * share + n // quads, n % quads * 4
         token = token0 + column
         if (token < y.shape[0]) & (row0 + row < y.shape[1]):
             total.fill(0.0)
             at = sums + (column * (tile.rows + 4) + row) * 4
             for other in cutlass.range_constexpr(tile.split * tile.groups):
                 here = at + other % tile.groups * tile.sum_bytes
-                large_part(here, other // tile.groups, cute.local_tile(part, (4,), (0,)))
-                large_part(here + 16, other // tile.groups, cute.local_tile(part, (4,), (1,)))
+                large_part(here, other // tile.groups, part)
                 total.store(total.load() + part.load())
-            line = cute.zipped_divide(y[Int64(token), None], (8,))
-            line[(None, (row0 + row) // 8)].store((total.load() * unit).to(y.element_type))
+            line = cute.zipped_divide(y[Int64(token), None], (4,))
+            line[(None, (row0 + row) // 4)].store((total.load() * unit).to(y.element_type))
+
+
+@cute.jit
+def large_scale(scales, row_tile: Int32, tile: cutlass.Constexpr) -> Int64:
+    """The address of the scale of a tile's first row and column, if FP8, else 0."""
+    starts = cutlass.const_expr(large_starts(tile))
+    scale = Int64(0)
+    for i in cutlass.range_constexpr(len(LARGE_FORMS)):
+        if cutlass.const_expr(LARGE_FORMS[i] == "fp8_128"):
+            if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
+                block = (row_tile - starts[i]) * tile.rows // 128
+                scale = scales[i].iterator.toint() + Int64(block) * (LARGE_DEPTH // 128)
+    return scale
+
+
+@cute.jit
+def large_ask(
+    after: cute.Tensor, scales, at: Int32, token_tiles: Int32, rank: Int32, thread: Int32,
+    tile: cutlass.Constexpr,
+):
+    """Request the scales that the at-th tile needs first, if there are any."""
+    if at < large_starts(tile)[-1] * token_tiles:
+        row_tile, _ = large_place(at, token_tiles, tile)
+        scale = large_scale(scales, row_tile, tile)
+        if scale != 0:
+            large_scales(after, scale, rank * (tile.steps // 2) + thread // tile.threads, tile)
+
+
+@cute.jit
+def large_prefetch(scales, thread: Int32, tile: cutlass.Constexpr):
+    """All FP8 scales to the L2, ahead of the weights: behind them, each would wait as long as they."""
+    for i in cutlass.range_constexpr(len(LARGE_FORMS)):
+        if cutlass.const_expr(LARGE_FORMS[i] == "fp8_128"):
+            size = cutlass.const_expr(LARGE_ROWS[i] // 128 * (LARGE_DEPTH // 128))
+            for n in cutlass.range(thread * 128, size, 32768, unroll=1):
+                cute.arch.inline_ptx(
+                    "prefetch.global.L2 [{$r0}];",
+                    read_only_args=[scales[i].iterator.toint() + n],
+                )
 
 
 @cute.jit
 def large_products(
-    mmas, acc: cute.Tensor, rings, bases, scales, row_tile: Int32, rank: Int32,
+    mmas, acc: cute.Tensor, rings, bases, scales, after: cute.Tensor, row_tile: Int32, rank: Int32,
     thread: Int32, bars, place, tile: cutlass.Constexpr,
 ):
     """acc = a tile's products, by the format of its weight. rings: of x, then of each weight."""
     starts = cutlass.const_expr(large_starts(tile))
     acc.fill(0.0)
     base_w = bases
-    scale = Int64(0)  # address of that of the tile's first row
-    for i in cutlass.range_constexpr(len(LARGE_FORMS)):
-        if cutlass.const_expr(LARGE_FORMS[i] == "fp8_128"):
-            if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
-                block = (row_tile - starts[i]) * tile.rows // 128
-                scale = scales[i].iterator.toint() + Int64(block) * (LARGE_DEPTH // 128)
+    scale = large_scale(scales, row_tile, tile)
     for form in LARGE_KINDS:
         mine = row_tile < 0
         for i in cutlass.range_constexpr(len(LARGE_FORMS)):
@@ -1288,7 +1346,7 @@ def large_products(
                 place = large_plain(mmas[0], acc, rings[0], ring_w, thread, bars, place, tile)
             if cutlass.const_expr(form != "bf16"):
                 place = large_decoded(
-                    form, mmas[1], acc, rings[0], base_w, scale, rank,
+                    form, mmas[1], acc, rings[0], base_w, scale, after, rank,
                     thread, bars, place, tile,
                 )
     return place
@@ -1296,7 +1354,7 @@ def large_products(
 
 @cute.jit
 def large_multiply(
-    mmas, rings, bases, scales, units, tma_y, y_maps, ys, ring_y: cute.Tensor,
+    mmas, rings, bases, scales, units, tma_y, y_maps, ys, ring_y: cute.Tensor, joined: Int32,
     token_tiles: Int32, rank: Int32, thread: Int32, bars, tile: cutlass.Constexpr,
 ):
     """The multiplying warpgroups."""
@@ -1308,16 +1366,29 @@ def large_multiply(
     acc = cute.make_rmem_tensor(parts.shape, Float32)
     stages = (Int32(0), Int32(0), Int32(0), Int32(0))
     at = block // tile.split
+    after = cute.make_rmem_tensor((tile.strips,), Uint32)
+    coming = cute.make_rmem_tensor((tile.strips,), Uint32)
+    coming.fill(Uint32(0))
+    large_ask(coming, scales, at, token_tiles, rank, thread, tile)
+    large_prefetch(scales, thread, tile)
     while at < starts[-1] * token_tiles:
         row_tile, token_tile = large_place(at, token_tiles, tile)
+        after.store(coming.load())
+        large_ask(coming, scales, at + blocks // tile.split, token_tiles, rank, thread, tile)
         stages = large_products(
-            mmas, acc, rings, bases, scales, row_tile, rank, thread, bars, stages, tile
+            mmas, acc, rings, bases, scales, after, row_tile, rank, thread, bars, stages,
+            tile,
         )
         sums = rings[0].iterator.toint()
+        mine = True
         if cutlass.const_expr(tile.shares):
             large_share(acc, sums, thread, tile)
+        if cutlass.const_expr(tile.joins):
+            mine = thread < tile.threads
+            more = at + blocks < starts[-1] * token_tiles
+            large_join(acc, joined, at != block, more, thread, tile)
         for i in cutlass.range_constexpr(len(LARGE_FORMS)):
-            if (row_tile >= starts[i]) & (row_tile < starts[i + 1]):
+            if (row_tile >= starts[i]) & (row_tile < starts[i + 1]) & mine:
                 row0, token0 = (row_tile - starts[i]) * tile.rows, token_tile * tile.tokens
                 unit = Float32(1.0)
                 if cutlass.const_expr(tile.shares):
@@ -1332,8 +1403,8 @@ def large_multiply(
     if cute.arch.make_warp_uniform(thread // 32 % 4) == 0:
         cute.arch.cp_async_bulk_wait_group(0)
     if cutlass.const_expr(tile.split > 1):
-        # Nobody leaves while its sums may still be read.
-        cute.arch.cluster_arrive()
+        # Nobody leaves while its sums may still be read. Nothing is published: results need no fence.
+        cute.arch.cluster_arrive_relaxed()
         cute.arch.cluster_wait()
 
 
@@ -1358,6 +1429,11 @@ def large_kernel(
             BFloat16, y_layout.outer, byte_alignment=1024, swizzle=y_layout.inner
         )
     bases = base_w.toint()
+    joined = Int32(0)
+    if cutlass.const_expr(tile.joins):
+        joined = smem.allocate_array(
+            Uint8, (tile.groups - 1) * tile.join_bytes, byte_alignment=128
+        ).toint()
     bars_w = smem.allocate_array(Int64, 2 * tile.ahead)
     bars_x = smem.allocate_array(Int64, 2 * tile.stages)
     bars = (bars_w, bars_x)
@@ -1383,12 +1459,12 @@ def large_kernel(
         if cutlass.const_expr(tile.split > 1):
             # With the multiplying warps: when sums are there, and when they were read.
             for _ in cutlass.range_constexpr(2):
-                cute.arch.cluster_arrive()
+                cute.arch.cluster_arrive_relaxed()
                 cute.arch.cluster_wait()
     else:
         cute.arch.setmaxregister_increase(232)
         large_multiply(
-            mmas, rings, bases, scales, units, tma_y, y_maps, ys, ring_y, token_tiles,
+            mmas, rings, bases, scales, units, tma_y, y_maps, ys, ring_y, joined, token_tiles,
             rank, thread, bars, tile,
         )
 
@@ -1412,7 +1488,7 @@ def run_large(x: cute.Tensor, weights, outs, tile: cutlass.Constexpr, stream: cu
     """
     load, save = cpasync.CopyBulkTensorTileG2SOp(), cpasync.CopyBulkTensorTileS2GOp()
     x_layout = large_ring(tile.tokens, BFloat16, tile.stages)
-    y_layout = large_ring(64, BFloat16, 2 * tile.buffers)
+    y_layout = large_ring(64, BFloat16, tile.threads // 128 * tile.buffers)
     tma_x, x_map = large_map(load, x, x_layout, (tile.tokens, LARGE_K))
     tmas, maps, w_layouts, scales, units, tma_y, y_maps = [tma_x], [x_map], [], [], [], [], []
     for form, parts, out in zip(LARGE_FORMS, weights, outs, strict=True):
@@ -1433,7 +1509,7 @@ def run_large(x: cute.Tensor, weights, outs, tile: cutlass.Constexpr, stream: cu
         y_maps.append(coordinates)
     k = OperandMajorMode.K
     shape = (64, tile.tokens)
-    atoms = (2 // tile.groups, 1, 1)
+    atoms = (min(tile.rows, 128) // 64, 1, 1)
     plain = sm90.make_trivial_tiled_mma(BFloat16, BFloat16, k, k, Float32, atoms, shape)
     decoding = sm90.make_trivial_tiled_mma(
         BFloat16, BFloat16, k, k, Float32, atoms, shape, a_source=warpgroup.OperandSource.RMEM
@@ -1477,13 +1553,13 @@ def entry(
     outs = [y0, y1, y2, y3]
     if tokens > 0:
         if tokens <= 8:
-            run(x, weights, outs, Tile(1, 16, 8, 512, 8, 1, 8, False), stream)
+            run(x, weights, outs, Tile(16, 8, 512, 8, 1, 8, False), stream)
         elif tokens <= 16:
-            run(x, weights, outs, Tile(1, 16, 16, 512, 6, 1, 8, False), stream)
+            run(x, weights, outs, Tile(16, 16, 512, 6, 1, 8, False), stream)
         elif tokens <= 32:
-            run(x, weights, outs, Tile(1, 16, 32, 256, 8, 1, 4, False), stream)
+            run(x, weights, outs, Tile(16, 32, 256, 8, 1, 4, False), stream)
         elif tokens <= 64:
-            run_large(x, weights, outs, LargeTile(64, 64, 12, 12, 1, 16, 2), stream)
+            run_large(x, weights, outs, LargeTile(64, 64, 16, 10, 1, 16, 2), stream)
         elif tokens <= 128:
             run_large(x, weights, outs, LargeTile(64, 128, 8, 8, 2, 16, 2), stream)
         elif tokens <= 384:

@@ -5,6 +5,7 @@ import pytest
 from dsv4c.codegen.kernel import Workspace
 from dsv4c.codegen.kernels import moe_down, moe_gate_up
 from dsv4c.codegen.render import render
+from dsv4c.codegen.tiles import moe_large
 from dsv4c.codegen.tiles.moe_large import MoeLargeTile, moe_large_tiles, streamed, turns
 from dsv4c.codegen.worker import MAX_SMEM
 
@@ -52,7 +53,7 @@ def test_down_wants_room_for_every_choice_and_the_shared_expert() -> None:
         moe_down.choose(experts, top_k, width, hidden, "nvfp4", "fp8_128", arch)
         for arch in ("sm_90a", "sm_100a")
     )
-    assert moe_down.workspaces(hopper) == (Workspace("f32", ("7168*T",)),)
+    assert moe_down.workspaces(hopper) == (Workspace("f32", ("28672*T",)),)
     assert moe_down.workspaces(blackwell) == ()
 
 
@@ -67,6 +68,9 @@ def test_text_chooses_by_tokens() -> None:
     assert "large" not in text.replace("largest", "")
 
 
-def test_turns_share_out_the_columns() -> None:
+def test_turns_share_out_the_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flash, Pro, and widths whose row tiles do not part evenly."""
-    assert [turns(rows) for rows in (4096, 7168, 1536, 768)] == [4, 4, 2, 1]
+    widths = (4096, 7168, 1536, 768)
+    assert [turns(rows) for rows in widths] == [1, 1, 1, 1]
+    monkeypatch.setattr(moe_large, "TURNS", 4)
+    assert [turns(rows) for rows in widths] == [4, 4, 2, 1]

@@ -18,7 +18,7 @@ from dsv4c.bench.results import Bench, PeerRow, StepRow
 from dsv4c.bench.steps import measure_step
 from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.config import ModelConfig, parse_config
-from dsv4c.models.deepseek_v4.released import read_config
+from dsv4c.models.deepseek_v4.released import RELEASED, read_config
 from dsv4c.plan.files import MANIFEST
 from dsv4c.plan.plan import Plan
 from dsv4c.source import random_source
@@ -123,9 +123,12 @@ def _prefill_rows(plan: Plan, tokens: int) -> int:
     return min(tokens, chunk)
 
 
-def is_plan(path: Path) -> bool:
-    """Whether it is a plan's folder, and no configuration."""
-    return (path / MANIFEST).is_file()
+def names_plan(name: str) -> bool:
+    """Whether it is a folder that should be a plan: no released model, and no folder of a config."""
+    path = Path(name)
+    if (path / MANIFEST).is_file():
+        return True
+    return name not in RELEASED and path.is_dir() and not (path / "config.json").is_file()
 
 
 def compile_config(

@@ -91,22 +91,25 @@ def command(
     the larger of its bytes at the copy rate and its FLOPs at the rate of large bf16 products.
     """
     from dsv4c.bench.compare import compared
+    from dsv4c.bench.files import require_place, write_whole
     from dsv4c.bench.results import document, encode, read_bench
-    from dsv4c.bench.run import Wanted, is_plan, run_bench
+    from dsv4c.bench.run import Wanted, names_plan, run_bench
 
     given = [name for name in _RANDOM if _given(ctx, name)]
-    if given and is_plan(Path(plan)):
+    if given and names_plan(plan):
         raise click.UsageError(f"--{given[0]} goes with a CONFIG only: a plan has its layers.")
     before = read_bench(old) if old is not None else None
+    for path in filter(None, (out, svg)):
+        require_place(path)
     with progress(not as_json) as report, _plan(ctx, plan, report) as loaded:
         found = run_bench(loaded, Wanted(sequences, context, prefill, peers, kernel), report)
     changes = compared(before, found) if before is not None else None
     if out is not None:
-        out.write_bytes(encode(found, changes))
+        write_whole(out, encode(found, changes))
     if svg is not None:
         from dsv4c.bench.roofline import roofline
 
-        svg.write_text(roofline(found), encoding="utf-8")
+        write_whole(svg, roofline(found).encode())
     if as_json:
         emit_json("bench", document(found, changes))
     else:
@@ -116,17 +119,15 @@ def command(
 @contextlib.contextmanager
 def _plan(ctx: click.Context, name: str, report: Progress | None) -> Generator[Plan]:
     """The plan, or one that is compiled for the run and deleted after it."""
-    from dsv4c.bench.run import compile_config, is_plan
-    from dsv4c.models.deepseek_v4.released import RELEASED
+    from dsv4c.bench.run import compile_config, names_plan
     from dsv4c.plan.plan import load_plan
 
-    path = Path(name)
-    if is_plan(path) or (name not in RELEASED and path.is_dir()):
-        yield load_plan(path)
+    if names_plan(name):
+        yield load_plan(Path(name))
         return
     random = {key: ctx.params[key] for key in _RANDOM}
     with tempfile.TemporaryDirectory(prefix="dsv4c-bench-") as folder:
-        yield compile_config(name, Path(folder) / path.stem, **random, report=report)
+        yield compile_config(name, Path(folder) / Path(name).stem, **random, report=report)
 
 
 def _given(ctx: click.Context, name: str) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from dsv4c.bench.files import write_whole
 from dsv4c.cli.options import debug_option
 from dsv4c.cli.render import byte_count
 
@@ -59,8 +58,9 @@ def command(plan: Path, out: Path | None, form: str, bench: Path | None, layer: 
         click.echo(text, nl=False)
         return
     path = out or Path("report.html")
-    size = _write(path, text)
-    click.echo(f"wrote {path}, {byte_count(size)}", err=True)
+    data = text.encode()
+    write_whole(path, data)
+    click.echo(f"wrote {path}, {byte_count(len(data))}", err=True)
 
 
 def _text(plan: Plan, form: str, bench: Path | None, layer: int | None) -> str:
@@ -91,25 +91,3 @@ def _text(plan: Plan, form: str, bench: Path | None, layer: int | None) -> str:
     from dsv4c.report.html.page import render_page
 
     return render_page(view)
-
-
-def _write(path: Path, text: str) -> int:
-    """Write a file as a whole or not at all; its size. Raises DsvError DSV603."""
-    from dsv4c.errors import DsvError
-
-    data = text.encode()
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise DsvError(
-            "DSV603",
-            "the report cannot be written",
-            where=str(path),
-            found=error.strerror or str(error),
-            hint="choose another place with -o",
-        ) from error
-    return len(data)

@@ -127,21 +127,15 @@ def _plan_maker(
     ctx: click.Context, name: str, report: Callable[[str, int, int], None] | None
 ) -> Callable[[Path], Manifest]:
     """What puts the plan of a CONFIG into the folder, or only reads a PLAN."""
-    from dsv4c.bench.run import is_plan
-    from dsv4c.models.deepseek_v4.released import RELEASED
+    from dsv4c.bench.run import names_plan
 
-    path = Path(name)
-    if is_plan(path) or (name not in RELEASED and path.is_dir() and _no_config(path)):
+    if names_plan(name):
         default = click.core.ParameterSource.DEFAULT
         given = [one for one in _RANDOM if ctx.get_parameter_source(one) is not default]
         if given:
             raise click.UsageError(f"--{given[0]} goes with a CONFIG only: a plan has its own.")
-        return lambda out: _read(path)
+        return lambda out: _read(Path(name))
     return lambda out: _compiled(ctx, name, out, report)
-
-
-def _no_config(path: Path) -> bool:
-    return not (path / "config.json").is_file()
 
 
 def _read(path: Path) -> Manifest:
@@ -191,12 +185,14 @@ def measure(folder: Path, out: Path, plan: Path | None, limit: float, as_json: b
     """
     import msgspec
 
+    from dsv4c.bench.files import require_place, write_whole
     from dsv4c.tune.measure import measure_folder
     from dsv4c.tune.results import encode
 
+    require_place(out)
     with progress(not as_json) as report:
         found = measure_folder(folder, plan, limit, report)
-    out.write_bytes(encode(found))
+    write_whole(out, encode(found))
     if as_json:
         document = {k: v for k, v in msgspec.to_builtins(found).items() if k != "schema"}
         emit_json("tune.measure", document)
@@ -221,11 +217,11 @@ def apply(results: Path, into: Path | None, dry_run: bool, as_json: bool) -> Non
     """
     import msgspec
 
-    from dsv4c.tune.apply import apply_results, verdicts
+    from dsv4c.tune.apply import apply_results
     from dsv4c.tune.results import read_results
 
     found = read_results(results)
-    result = verdicts(found) if dry_run else apply_results(found, into)
+    result = apply_results(found, into, dry_run)
     if not as_json:
         print_verdicts(result, dry_run)
         return

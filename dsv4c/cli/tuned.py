@@ -82,7 +82,8 @@ def print_verdicts(result: Sequence[Verdict], dry_run: bool) -> None:
         ],
     )
     count = sum(one.best is not None for one in result)
-    click.echo(f"\n{count} tiles {'would be ' if dry_run else ''}kept")
+    tiles = "1 tile" if count == 1 else f"{count} tiles"
+    click.echo(f"\n{tiles} {'would be ' if dry_run else ''}kept")
 
 
 def print_tiles(tiles: Sequence[TileView], *kernels: str) -> None:

@@ -5,7 +5,7 @@ was found. The measured tiles are data, `tiles/data/<kind>.json`, written by `ds
 
 An entry counts while the table's tile is the one that it was measured against: a table that was
 edited since wins. An entry of the very shape comes first, then that of the nearest shape whose sizes
-are all within a factor of `NEAR`, on the same target and with a legal tile; else the table's tile
+are all within a factor of `NEAR`, on the same target; each with a legal tile; else the table's tile
 stays. The card is not known when a kernel is compiled: entries hold for every card of their target.
 """
 
@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from dsv4c.codegen.spaces import space_of
+from dsv4c.codegen.spaces import refusal
 from dsv4c.errors import DsvError
 
 SCHEMA = "dsv4c.tiles/1"
@@ -192,8 +192,7 @@ def _entry(kind: str, arch: str, shape: Shape, most: int, table: Values) -> Entr
         if (entry.arch, entry.most, entry.beats) != (arch, most, table):
             continue
         far = distance(entry.shape, shape)
-        legal = far == 0 or (far < least and space_of(kind).legal(entry.tile, shape) is None)
-        if legal and far < least:
+        if far < least and refusal(kind, entry.tile, shape) is None:
             nearest, least = entry, far
     return nearest
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from dsv4c.codegen.spaces import MODULES, space_of
-from dsv4c.codegen.tuned import Entry, Timed, decode, encode
+from dsv4c.bench.files import write_whole
+from dsv4c.codegen.spaces import MODULES, refusal
+from dsv4c.codegen.tuned import Entry, Timed, decode, encode, entries
 from dsv4c.errors import DsvError
 from dsv4c.tune.results import BucketRow, CandidateRow, Measured, Results
 
@@ -51,8 +52,16 @@ def verdicts(found: Results) -> list[Verdict]:
     A candidate is taken if at no T of the bucket it is slower than the present tile beyond the
     spread, and at one at least it is faster beyond the spread and by `LEAST`: the quartiles of both
     do not overlap. Of several, the one with the largest gain over all T. None is taken for a bucket
-    whose upper half was not measured: few tokens say little of many.
+    whose upper half was not measured: few tokens say little of many. One that this version's kernel
+    may not have is not taken.
+
+    Raises:
+        DsvError: DSV101, a kind of tile that this version does not have.
     """
+    for kind in (row.kind for row in found.buckets):
+        if kind not in MODULES:
+            known = ", ".join(MODULES)
+            raise DsvError("DSV101", "no such kind of tile", expected=known, found=kind)
     return [_verdict(row) for row in found.buckets]
 
 
@@ -61,13 +70,19 @@ def _verdict(row: BucketRow) -> Verdict:
     timed = [one for one in row.candidates if all(each.time for each in one.measured)]
     if not present or not timed:
         return Verdict(row, None, [], "no candidate ran" if present else "the kernel has no times")
-    taken = [one for one in timed if _wins(one, present)]
-    best = max(taken or timed, key=lambda one: _gain(one, present))
+    faster = [one for one in timed if _wins(one, present)]
+    refused = {one.name: refusal(row.kind, one.tile, row.shape) for one in faster}
+    taken = [one for one in faster if refused[one.name] is None]
+    best = max(taken or faster or timed, key=lambda one: _gain(one, present))
     times = [
         Timed(each.tokens, round(each.time.us, 3), round(present[each.tokens].us, 3))
         for each in best.measured
         if each.time is not None
     ]
+    if faster and not taken:
+        return Verdict(
+            row, None, times, f"faster, but no tile of this version: {refused[best.name]}"
+        )
     if taken and max(present) < (row.most / 2 or OPEN):
         return Verdict(row, None, times, f"faster, but measured at T = {max(present)} at most")
     if taken:
@@ -87,6 +102,8 @@ def _present(measured: Sequence[Measured]) -> dict[int, _Range]:
 
 
 def _wins(one: CandidateRow, present: dict[int, _Range]) -> bool:
+    if {each.tokens for each in one.measured} != present.keys():
+        return False
     won = False
     for each in one.measured:
         time, base = each.time, present.get(each.tokens)
@@ -102,28 +119,31 @@ def _gain(one: CandidateRow, present: dict[int, _Range]) -> float:
     return sum(math.log(base.us / time.us) for time, base in pairs if time and base)
 
 
-def apply_results(found: Results, into: Path | None = None) -> list[Verdict]:
+def apply_results(found: Results, into: Path | None = None, dry_run: bool = False) -> list[Verdict]:
     """Write the winners into data files, one per kind of tile; other entries there stay.
 
     Args:
         found: of `measure_folder`.
         into: folder of the files; that of this installation by default.
+        dry_run: raise what would be raised before the first file is written, and write none.
 
     Raises:
-        DsvError: DSV101, a file there is none of dsv4c, or a tile is not legal for its shape; DSV603,
-            a file cannot be written.
+        DsvError: DSV101, as `verdicts`, or a file there is none of dsv4c; DSV603, a file cannot be
+            written.
     """
     folder = into or Path(str(resources.files("dsv4c.codegen.tiles") / "data"))
     result = verdicts(found)
+    texts: dict[Path, bytes | None] = {}
     for kind in sorted({one.row.kind for one in result}):
-        if kind not in MODULES:
-            known = ", ".join(MODULES)
-            raise DsvError("DSV101", "no such kind of tile", expected=known, found=kind)
         path = folder / f"{kind}.json"
         old = decode(path.read_bytes(), kind) if path.is_file() else ()
         new = _merged(old, found, [one for one in result if one.row.kind == kind])
         if new != list(old):
-            _write(path, encode(kind, new) if new else None)
+            texts[path] = encode(kind, new) if new else None
+    if not dry_run:
+        for path, text in texts.items():
+            _write(path, text)
+        entries.cache_clear()
     return result
 
 
@@ -136,7 +156,6 @@ def _merged(old: Sequence[Entry], found: Results, result: Sequence[Verdict]) -> 
         if key in kept and (kept[key].beats != row.table or _is_table(one)):
             del kept[key]
         if one.best is not None and not _is_table(one):
-            _require_legal(row, one.best)
             facts = (found.card.name, one.times)
             kept[key] = Entry(found.target, row.shape, row.most, one.best.tile, row.table, *facts)
     return list(kept.values())
@@ -155,32 +174,12 @@ def _plain(one: Entry) -> Iterator[tuple[str, str]]:
         yield name, str(list(size)) if isinstance(size, tuple | list) else str(size)
 
 
-def _require_legal(row: BucketRow, best: CandidateRow) -> None:
-    try:
-        reason = space_of(row.kind).legal(best.tile, row.shape)
-    except (TypeError, KeyError, ValueError, AssertionError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    if best.tile.keys() != row.table.keys():
-        reason = f"fields {', '.join(best.tile)}"
-    if reason is not None:
-        raise DsvError(
-            "DSV101",
-            "a measured tile is none that the kernel may have",
-            where=best.name,
-            found=reason,
-            hint="measure again with this version of dsv4c",
-        )
-
-
 def _write(path: Path, text: bytes | None) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         if text is None:
             path.unlink(missing_ok=True)
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        part.write_bytes(text)
-        part.replace(path)
     except OSError as error:
         raise DsvError(
             "DSV603",
@@ -189,3 +188,4 @@ def _write(path: Path, text: bytes | None) -> None:
             found=error.strerror or str(error),
             hint="name a folder with --into",
         ) from error
+    write_whole(path, text)

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from dsv4c.bench.results import Card, Time
+from dsv4c.codegen.kernel import check_arch
 from dsv4c.codegen.tuned import Values
 from dsv4c.errors import DsvError
 from dsv4c.tune.folder import Shape
@@ -77,13 +78,19 @@ def read_results(path: Path) -> Results:
     """The results of `dsv4c tune measure`.
 
     Raises:
-        DsvError: DSV101 if the file is no such result, or a time in it is not positive.
+        DsvError: DSV101 if the file is no such result, a time in it is not positive, or a name in it
+            cannot be printed, or a bucket is below 0; DSV302 for an unknown target.
     """
     try:
         read = msgspec.json.decode(path.read_bytes(), type=Results)
         if read.schema != SCHEMA:
             raise ValueError(f"schema {read.schema!r}")
+        for name in (read.card.name, *(row.kernel for row in read.buckets)):
+            if not name.isprintable():
+                raise ValueError(f"the name {name!r}")
         for row in read.buckets:
+            if row.most < 0:
+                raise ValueError(f"a bucket of {row.kernel} of {row.most} tokens")
             for one in (*row.present, *(m for each in row.candidates for m in each.measured)):
                 time = one.time
                 if time is not None and not 0 < time.low <= time.us <= time.high < math.inf:
@@ -96,4 +103,5 @@ def read_results(path: Path) -> Results:
             expected=f"what `dsv4c tune measure` writes ({SCHEMA})",
             found=str(error),
         ) from error
+    check_arch(read.target)
     return read

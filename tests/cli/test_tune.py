@@ -54,10 +54,10 @@ def test_apply(results: Path, tmp_path: Path) -> None:
     result = call("apply", str(results), "--into", str(tmp_path / "data"), "--dry-run")
     assert result.exit_code == 0
     assert "64: 4.00 of 5.00" in result.stdout
-    assert result.stdout.endswith("\n1 tiles would be kept\n")
+    assert result.stdout.endswith("\n1 tile would be kept\n")
     assert not (tmp_path / "data").exists()
     result = call("apply", str(results), "--into", str(tmp_path / "data"))
-    assert result.stdout.endswith("\n1 tiles kept\n")
+    assert result.stdout.endswith("\n1 tile kept\n")
     read = json.loads((tmp_path / "data" / "mhc_seam.json").read_text())
     assert read["tiles"][0]["card"] == "NVIDIA H100"
     assert read["tiles"][0]["times"] == [{"tokens": 64, "us": 4.0, "beaten_us": 5.0}]

@@ -125,7 +125,7 @@ def test_the_tables_own_tile_may_win_back(tmp_path: Path) -> None:
     apply_results(results(candidate("fast", FAST, tile(teams=7))), tmp_path)
     again = results(candidate("table", FAST, tile()), present=tile(teams=7))
     apply_results(again, tmp_path)
-    assert entries_in(tmp_path) == [] if (tmp_path / "mhc_seam.json").exists() else True
+    assert not (tmp_path / "mhc_seam.json").exists()
 
 
 def test_an_entry_against_a_table_that_was_edited_goes(tmp_path: Path) -> None:
@@ -146,10 +146,68 @@ def test_a_kernel_renders_with_what_was_applied(
     assert source.tiles[0].chosen[0].origin == "measured on NVIDIA H100"
 
 
-@pytest.mark.parametrize("values", [tile(teams=99), {"teams": 7}, {**tile(), "nothing": 1}])
-def test_a_tile_that_is_not_legal_is_refused(values: Values, tmp_path: Path) -> None:
-    with pytest.raises(DsvError, match="DSV101: a measured tile is none that the kernel may have"):
-        apply_results(results(candidate("bad", FAST, values)), tmp_path)
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (tile(teams=99), "99 clusters at a time"),
+        ({"teams": 7}, "no field blocks"),
+        ({**tile(), "nothing": 1}, "unknown field nothing"),
+        ({**tile(), "teams": "7"}, "teams = '7'"),
+        (tile(teams=-1), "teams = -1"),
+        (tile(blocks=0), "blocks = 0"),
+    ],
+)
+def test_a_tile_that_the_kernel_may_not_have_is_not_taken(
+    values: Values, why: str, tmp_path: Path
+) -> None:
+    bad, good = candidate("bad", FAST, values), candidate("good", {**FAST}, tile(teams=7))
+    (alone,) = apply_results(results(bad), tmp_path)
+    assert (alone.best, alone.why) == (None, f"faster, but no tile of this version: {why}")
+    assert list(tmp_path.iterdir()) == []
+    (beside,) = apply_results(results(bad, good), tmp_path)
+    assert beside.best == good
+
+
+@pytest.mark.parametrize("shape", [{}, {"site": "mhc_seam", "width": 1 << 40}, {"width": 0}])
+def test_a_shape_that_is_none(shape: Shape, tmp_path: Path) -> None:
+    found = results(candidate("fast", FAST, tile(teams=7)))
+    row = msgspec.structs.replace(found.buckets[0], shape=shape)
+    (one,) = apply_results(msgspec.structs.replace(found, buckets=[row]), tmp_path)
+    assert one.best is None
+    assert "its shape" in one.why or "do not share out" in one.why
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_unknown_kind_or_a_damaged_file_stops_all_writing(tmp_path: Path, dry_run: bool) -> None:
+    found = results(candidate("fast", FAST, tile(teams=7)))
+    evil = msgspec.structs.replace(found.buckets[0], kind="../evil")
+    both = msgspec.structs.replace(found, buckets=[*found.buckets, evil])
+    with pytest.raises(DsvError, match="DSV101: no such kind of tile"):
+        apply_results(both, tmp_path / "data", dry_run)
+    seam = msgspec.structs.replace(found.buckets[0], kind="mhc_first")
+    both = msgspec.structs.replace(found, buckets=[seam, *found.buckets])
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mhc_seam.json").write_text("{")
+    with pytest.raises(DsvError, match="DSV101: a data file of tiles cannot be read"):
+        apply_results(both, tmp_path / "data", dry_run)
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "mhc_seam.json"]
+
+
+def test_a_candidate_must_be_measured_at_every_t_of_its_bucket(tmp_path: Path) -> None:
+    few: dict[int, Spread | str] = {1: (4.5, 4.4, 4.6)}
+    (one,) = apply_results(results(candidate("few", few, tile(teams=7))), tmp_path)
+    assert one.best is None
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    found = results(candidate("fast", FAST, tile(teams=7)))
+    with pytest.raises(DsvError, match="DSV603: the measured tiles cannot be written"):
+        apply_results(found, tmp_path / "data")
+    (tmp_path / "folder" / "mhc_seam.json").mkdir(parents=True)
+    with pytest.raises(DsvError, match="DSV603: the file cannot be written"):
+        apply_results(found, tmp_path / "folder")
+    assert [one.name for one in (tmp_path / "folder").iterdir()] == ["mhc_seam.json"]
 
 
 def test_results_round_trip(tmp_path: Path) -> None:
@@ -172,4 +230,19 @@ def test_times_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_bytes(encode_results(found))
     with pytest.raises(DsvError, match="DSV101: the measured tiles cannot be read"):
+        read_results(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"card": msgspec.structs.replace(CARD, name="a\nb")}, "DSV101.*\n.*\n.*\n.*name 'a"),
+        ({"target": "../sm"}, "DSV302: unknown GPU target"),
+    ],
+)
+def test_names_that_are_none(changes: dict[str, object], text: str, tmp_path: Path) -> None:
+    found = results(candidate("fast", FAST, tile(teams=7)))
+    path = tmp_path / "results.json"
+    path.write_bytes(encode_results(msgspec.structs.replace(found, **changes)))
+    with pytest.raises(DsvError, match=text):
         read_results(path)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Protocol, cast
+from dataclasses import fields
+from typing import Any, Protocol, cast
 
 MODULES: dict[str, str] = {
     "linears": "dsv4c.codegen.spaces.linears",
@@ -24,10 +25,16 @@ WHOLE = ("moe_gate_up", "moe_down")
 
 Values = Mapping[str, int | bool | str]
 Shape = Mapping[str, int | str | tuple[int, ...]]
+# Above every size of a model: nothing that counts up to a size runs long.
+_LARGEST = 1 << 24
 
 
 class Space(Protocol):
     """What a module of this package offers."""
+
+    def tile_type(self, values: Values) -> type[Any]:
+        """The frozen dataclass of such tiles: its fields are positive ints or bools."""
+        ...
 
     def legal(self, values: Values, shape: Shape) -> str | None:
         """Why a tile does not fit a shape, or None: shared memory, threads, what divides what."""
@@ -44,6 +51,35 @@ class Space(Protocol):
 def space_of(kind: str) -> Space:
     """The space of a kind of `MODULES`."""
     return cast(Space, importlib.import_module(MODULES[kind]))
+
+
+def refusal(kind: str, values: Values, shape: Shape) -> str | None:
+    """Why values from a file are no tile of a shape from a file, or None.
+
+    Args:
+        kind: of `MODULES`.
+        values: any fields with any values.
+        shape: any sizes.
+    """
+    space = space_of(kind)
+    wanted = {one.name: one.type for one in fields(space.tile_type(values)) if one.name != "most"}
+    if more := values.keys() - wanted.keys():
+        return f"unknown field {min(more)}"
+    if missing := wanted.keys() - values.keys():
+        return f"no field {min(missing)}"
+    for name, value in values.items():
+        if type(value).__name__ != wanted[name] or int(value) < (wanted[name] == "int"):
+            return f"{name} = {value!r}"
+    for name, size in shape.items():
+        numbers = (
+            size if isinstance(size, tuple | list) else () if isinstance(size, str) else [size]
+        )
+        if not all(0 <= one < _LARGEST for one in numbers):
+            return f"its shape has {name} = {size}"
+    try:
+        return space.legal(values, shape)
+    except (ArithmeticError, AssertionError, LookupError, ValueError) as error:
+        return f"nothing fits its shape ({type(error).__name__}: {error})"
 
 
 def number(shape: Shape, name: str) -> int:

@@ -15,6 +15,11 @@ MOST_STAGES, MOST_WARPS, FEW = 12, 16, 16
 SCALES = 128
 
 
+def tile_type(values: Values) -> type[SmallTile] | type[LargeTile]:
+    """Of mma.sync or of wgmma."""
+    return SmallTile if "depth" in values else LargeTile
+
+
 def legal(values: Values, shape: Shape) -> str | None:
     """Why a tile does not fit, or None."""
     if "depth" in values:

@@ -14,6 +14,11 @@ _TOKENS, _STREAMS, _SLICE = 8, 4, 32
 _SMEM = 232448 - 8192
 
 
+def tile_type(values: Values) -> type[SiteTile]:
+    """The same for all."""
+    return SiteTile
+
+
 def legal(values: Values, shape: Shape) -> str | None:
     """Why a tile does not fit, or None."""
     tile = SiteTile(most=0, **values)  # pyright: ignore[reportArgumentType]

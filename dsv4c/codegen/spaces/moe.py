@@ -12,6 +12,11 @@ from dsv4c.codegen.tiles.moe import Wish, fit
 _BYTES = (9216, 18432, 36864)
 
 
+def tile_type(values: Values) -> type[Wish]:
+    """The same for all."""
+    return Wish
+
+
 def legal(values: Values, shape: Shape) -> str | None:
     """Why a wish cannot be met, or None."""
     wish = Wish(most=0, **values)  # pyright: ignore[reportArgumentType]

@@ -18,10 +18,10 @@
     act      bf16 [T, 6, 3072]
     shared_act  bf16 [T, 3072]
 
-One warp streams weights, each byte once, and the tokens of their experts through a ring of
-shared-memory stages with bulk copies. The multiplying warps share K; four warps add up their parts
-in order, apply the activation and store, while the next task runs. All sums are fp32, and a token's
-do not depend on other tokens.
+One warp streams weights, each byte once, through a ring of shared-memory stages with bulk copies;
+two others bring the rows of their tokens with cp.async. The multiplying warps share K; four warps
+add up their parts in order, apply the activation and store, while the next task runs. All sums are
+fp32, and a token's do not depend on other tokens.
 """
 
 from dataclasses import dataclass

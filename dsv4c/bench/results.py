@@ -267,4 +267,7 @@ def _figures(read: Bench) -> list[tuple[str, float]]:
         found += [(f"the time of {one.kernel}", one.time.us) for one in step.kernels]
         found += [(f"the time of layer {one.layer}", one.time.us) for one in step.layers]
         found += [(f"the floor of layer {one.layer}", one.floor_us) for one in step.layers]
+    for peer in read.peers or ():
+        times = (peer.time, peer.peer_time)
+        found += [(f"a time beside {peer.peer}", one.us) for one in times if one is not None]
     return found

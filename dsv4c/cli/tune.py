@@ -169,15 +169,15 @@ def _compiled(
 @click.option("--plan", type=_FOLDER, help="The plan that FOLDER was made for, if not in it.")
 @click.option(
     "--limit",
-    type=click.FloatRange(0.1),
-    default=20.0,
+    type=click.IntRange(1, 3600),
+    default=20,
     show_default=True,
     metavar="SECONDS",
     help="A candidate that takes longer is lost.",
 )
 @json_option
 @debug_option
-def measure(folder: Path, out: Path, plan: Path | None, limit: float, as_json: bool) -> None:
+def measure(folder: Path, out: Path, plan: Path | None, limit: int, as_json: bool) -> None:
     """Check and time the candidates of FOLDER on this machine's GPU.
 
     Each must give the very bits of the present tile on the operands of a step before it is timed. A

@@ -23,6 +23,7 @@ from dsv4c.errors import DsvError
 from dsv4c.plan import manifest as plans
 from dsv4c.plan.files import MANIFEST, replaced_folder, sha256
 from dsv4c.tune.folder import LIBRARY, PLAN, SCHEMA, WHAT, Bucket, Candidate, Manifest, encode
+from dsv4c.tune.jobs import MOST_SEQUENCES, rows_of
 
 Progress = Callable[[str, int, int], None]
 _T_OF_ANY = 1 << 30
@@ -33,7 +34,7 @@ class Wanted:
     """What to try.
 
     Attributes:
-        tokens: T that are measured, in steps of that many tokens.
+        tokens: T that are measured, in steps of that many tokens: above 256 whole chunks.
         context: tokens that each sequence holds before.
         kinds: of kernels; every kind that has candidates if empty.
         kernels: globs of their names; every one if empty.
@@ -81,8 +82,9 @@ def build_folder(
         report: called with (phase, done, total).
 
     Raises:
-        DsvError: DSV101, nothing to try; DSV102, `out`; DSV233, a plan whose kernels are of another
-            version; DSV40x, no candidate compiles; as `make_plan`.
+        DsvError: DSV101, nothing to try, or steps that the plan cannot make; DSV102, `out`; DSV233, a
+            plan whose kernels are of another version; DSV40x, no candidate compiles; DSV603, the
+            disk; as `make_plan`.
     """
     with replaced_folder(out, WHAT) as work:
         made = make_plan(work / PLAN)
@@ -96,6 +98,7 @@ def build_folder(
                 found=kinds,
                 hint="see --kinds, --kernel and --tokens",
             )
+        _require_steps(made, wanted)
         sources = {one.name: one for bucket in buckets for _, one in bucket.candidates}
         entries = _compile(list(sources.values()), report)
         link_library([entry.object for entry in entries.values()], work / LIBRARY)
@@ -105,11 +108,34 @@ def build_folder(
         found = Manifest(
             *(SCHEMA, dsv4c.__version__, made.target, tool_versions(), made.model.name),
             *(wanted.context, made.options.chunk),
-            [_entry(bucket, entries) for bucket in buckets],
+            [one for one in (_entry(bucket, entries) for bucket in buckets) if one.candidates],
             *(LIBRARY, own, files),
         )
         (work / MANIFEST).write_bytes(encode(found))
     return Built(found, sorted(sources.keys() - entries.keys()))
+
+
+def _require_steps(made: plans.Manifest, wanted: Wanted) -> None:
+    """Raise DsvError DSV101 unless the plan can make every step of `wanted`."""
+    chunk, most = made.options.chunk, made.model.max_position_embeddings
+    for tokens in wanted.tokens:
+        sequences, each = rows_of(tokens, chunk)
+        if sequences * each != tokens:
+            raise DsvError(
+                "DSV101",
+                "the tokens of a step are no whole number of chunks",
+                expected=f"at most {max(chunk, MOST_SEQUENCES)} tokens, or a multiple of {chunk}",
+                found=str(tokens),
+            )
+        # The session has room for the token after the step.
+        if wanted.context + each + 1 > most:
+            raise DsvError(
+                "DSV101",
+                "the step is beyond the model's context",
+                expected=f"at most {most} tokens",
+                found=f"{wanted.context} before a step, {each} in it, one after it",
+                hint="name a smaller --context",
+            )
 
 
 def _buckets(made: plans.Manifest, wanted: Wanted) -> Iterator[_Bucket]:
@@ -121,7 +147,7 @@ def _buckets(made: plans.Manifest, wanted: Wanted) -> Iterator[_Bucket]:
             continue
         params = params_of(kernel)
         source = render(kernel.kind, params, kernel.arch)
-        if kernel_key(source).folder != kernel.cache_key:
+        if (source.name, kernel_key(source).folder) != (kernel.name, kernel.cache_key):
             raise DsvError(
                 "DSV233",
                 "a kernel of the plan is not what this version of dsv4c makes",
@@ -138,7 +164,20 @@ def _buckets(made: plans.Manifest, wanted: Wanted) -> Iterator[_Bucket]:
 
 
 def params_of(kernel: plans.Kernel) -> KernelParams:
-    """The parameters that a kernel of a plan was rendered with."""
+    """The parameters that a kernel of a plan was rendered with.
+
+    Raises:
+        DsvError: DSV233, a kind of kernel or parameters that this version does not have.
+    """
+    if kernel.kind not in families.MODULES:
+        raise DsvError(
+            "DSV233",
+            "a kernel of the plan is of a kind that this version of dsv4c does not know",
+            where=kernel.name,
+            expected=", ".join(families.MODULES),
+            found=kernel.kind,
+            hint="compile the plan again",
+        )
     params = importlib.import_module(families.MODULES[kernel.kind]).Params
     names = {field.name for field in fields(params)}
     if names != kernel.params.keys():

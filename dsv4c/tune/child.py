@@ -21,6 +21,7 @@ from dsv4c.bench.results import Time
 from dsv4c.bench.step import BenchStep
 from dsv4c.bench.steps import input_sets
 from dsv4c.bench.timing import time_calls
+from dsv4c.errors import DsvError
 from dsv4c.ir.graph import Node
 from dsv4c.plan.plan import Plan, load_plan
 from dsv4c.runtime.kernels import Kernel, KernelLibrary
@@ -41,9 +42,26 @@ class Answer:
 
 
 def serve(folder: Path, plan: Path, first: int, sender: Connection) -> None:
-    """Send the card, then an answer for each job from number `first` on."""
+    """Send the card, then an answer for each job from number `first` on.
+
+    Sends a DsvError instead if the folder or the plan does not load, or a step cannot be made.
+
+    Args:
+        folder: the tuning folder.
+        plan: whose kernels they are.
+        first: the number of a job of `jobs_of`; 0 measures the card too, else None is sent for it.
+        sender: of a pipe to `dsv4c.tune.measure`.
+    """
     # What is printed here must not get into the results on stdout.
     sys.stdout = sys.stderr
+    try:
+        _serve(folder, plan, first, sender)
+    except DsvError as error:
+        sender.send(error)
+    sender.close()
+
+
+def _serve(folder: Path, plan: Path, first: int, sender: Connection) -> None:
     read = read_folder(folder)
     jobs = jobs_of(read)
     sender.send(measure_card() if not first else None)
@@ -69,7 +87,6 @@ def serve(folder: Path, plan: Path, first: int, sender: Connection) -> None:
             sender.send(answer)
             if answer.fatal:
                 return
-    sender.close()
 
 
 def _step(plan: Plan, read: Manifest, tokens: int) -> BenchStep:

@@ -116,6 +116,9 @@ def read_folder(path: Path) -> Manifest:
     read = _decode(inside(path, MANIFEST, WHAT))
     if read.library not in read.files:
         raise _malformed(path, f"the hash of {read.library}", "none")
+    if not read.buckets or min(read.context, read.chunk) < 1:
+        found = f"buckets {len(read.buckets)}, context {read.context}, chunk {read.chunk}"
+        raise _malformed(path, "buckets to measure, a context and a chunk", found)
     for bucket in read.buckets:
         if not bucket.tokens or min(bucket.tokens) < 1:
             raise _malformed(path, f"numbers of tokens for {bucket.kernel}", str(bucket.tokens))
@@ -137,7 +140,7 @@ def _decode(path: Path) -> Manifest:
                 hint="make it again",
             )
         return msgspec.json.decode(text, type=Manifest)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise _malformed(path.parent, "a manifest of tile candidates", str(error)) from error
 
 

@@ -34,8 +34,9 @@ def measure_folder(
         report: called with (phase, done, total).
 
     Raises:
-        DsvError: DSV231 to DSV233, the folder or the plan; DSV101, no plan; DSV601, no GPU; DSV901,
-            the plan's own kernels do not run.
+        DsvError: DSV231 to DSV233, the folder or the plan, or another GPU than they are for; DSV101,
+            no plan; DSV242, DSV602, a step is too long or too large; DSV601, no GPU, or the plan's own
+            kernels do not run; DSV604, a library does not load or lacks a kernel.
     """
     read = read_folder(folder)
     where = _plan_of(folder, read, plan)
@@ -147,10 +148,18 @@ class _Run:
 
 
 def _received(receiver: Connection, limit: float) -> object:
-    """What the process sends next. Raises EOFError where it ended, or sent nothing in time."""
+    """What the process sends next.
+
+    Raises:
+        EOFError: it ended, or sent nothing in time.
+        DsvError: that it sent.
+    """
     if not receiver.poll(limit):
         raise EOFError
-    return receiver.recv()
+    found: object = receiver.recv()
+    if isinstance(found, DsvError):
+        raise found
+    return found
 
 
 def _row(at: int, bucket: Bucket, jobs: list[Job], answers: Mapping[int, Answer]) -> BucketRow:

@@ -57,6 +57,7 @@ def changed(document: dict[str, Any], *path: str | int, value: object) -> str:
         (("steps", 0, "layers", 0, "floor_us"), 0.0, "the floor of layer 2 is 0.0"),
         (("steps", 0, "tokens"), "x", "Expected `int`, got `str`"),
         (("steps", 0, "extra"), 1, "Object contains unknown field `extra`"),
+        (("peers", 0, "peer_time", "us"), 0.0, "a time beside FlashMLA is 0.0"),
         (("peers", 0, "ratio"), [], "Expected `float`, got `array`"),
     ],
 )

@@ -14,7 +14,7 @@ from dsv4c import cli, hardware
 from dsv4c.bench import run as module
 from dsv4c.bench.peers.compare import Layers
 from dsv4c.bench.results import Bench, PeerRow, StepRow, encode
-from dsv4c.bench.run import Wanted, compile_config, one_of_each, run_bench
+from dsv4c.bench.run import Wanted, compile_config, names_plan, one_of_each, run_bench
 from dsv4c.errors import DsvError
 from dsv4c.models.deepseek_v4.config import parse_config
 from dsv4c.models.deepseek_v4.released import read_config
@@ -100,6 +100,27 @@ def test_an_earlier_run_is_read_before_anything_is_timed(tmp_path: Path) -> None
     assert result.exit_code == 2
     assert result.stderr.startswith("DSV101: the bench result cannot be read")
     assert str(old) in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--out", "--svg"])
+def test_the_place_of_a_file_is_checked_before_anything_is_timed(
+    option: str, tmp_path: Path
+) -> None:
+    result = call("bench", "flash", option, str(tmp_path / "absent" / "x"))
+    assert result.exit_code == 7
+    assert result.stderr.startswith("DSV603: the file cannot be written")
+    assert f"no {tmp_path / 'absent'}" in result.stderr
+
+
+def test_what_names_a_plan(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a model's folder, and not a released model beside a folder of its name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flash").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "empty").mkdir()
+    names = [str(plan.path), "empty", "flash", "model", "model/config.json", "nothing"]
+    assert [name for name in names if names_plan(name)] == [str(plan.path), "empty"]
 
 
 @pytest.mark.parametrize(("name", "layers"), [("flash", [0, 2, 3]), ("pro", [0, 2])])

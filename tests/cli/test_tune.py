@@ -86,6 +86,8 @@ def test_apply_as_json(results: Path, tmp_path: Path) -> None:
         (("build", "{plan}", "-o", "x", "--seed", "1"), 2, "--seed goes with a CONFIG only"),
         (("build", "{plan}", "-o", "x"), 2, "DSV101: no kernel of the plan has tiles to try"),
         (("measure", "nothing", "-o", "x"), 3, "DSV231: there is no tuning folder here"),
+        (("measure", "nothing", "-o", "absent/x"), 7, "DSV603: the file cannot be written"),
+        (("measure", "nothing", "-o", "x", "--limit", "nan"), 2, "is not a valid integer"),
         (("measure", "{plan}", "-o", "x"), 3, "DSV233: the tuning folder was made by another"),
         (("apply", "nothing"), 2, "DSV101: the measured tiles cannot be read"),
         (("apply", "{results}", "--into", "{results}"), 2, "is a file"),

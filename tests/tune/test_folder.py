@@ -33,6 +33,11 @@ SOURCES = [
 ]
 
 
+NO_BUCKETS = """{"schema": "dsv4c.tune/1", "dsv4c": "0", "target": "sm_90a", "tools": {}, "model": "m",
+"context": 1, "chunk": 1, "buckets": [], "library": "library.so", "plan": false,
+"files": {"library.so": "0"}}"""
+
+
 def kernel(source: KernelSource) -> plans.Kernel:
     key = kernel_key(source).folder
     return plans.Kernel(
@@ -47,7 +52,9 @@ def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     folder = tmp_path_factory.mktemp("small")
     made = dsv4c.compile(small.write_small(folder / "model"), folder / "plan")
     kernels = [kernel(source) for source in SOURCES]
-    made.manifest = msgspec.structs.replace(made.manifest, target="sm_90a", kernels=kernels)
+    model = msgspec.structs.replace(made.manifest.model, max_position_embeddings=8192)
+    changes = {"target": "sm_90a", "kernels": kernels, "model": model}
+    made.manifest = msgspec.structs.replace(made.manifest, **changes)
     return made
 
 
@@ -127,8 +134,30 @@ def test_nothing_to_try(tmp_path: Path, plan: Plan) -> None:
 
 @pytest.mark.usefixtures("compiled")
 @pytest.mark.parametrize(
+    ("wanted", "text"),
+    [
+        (Wanted((1, 1000)), "the tokens of a step are no whole number of chunks"),
+        (Wanted((1,), context=8191), "the step is beyond the model's context"),
+        (Wanted((1, 512), context=8000), "the step is beyond the model's context"),
+    ],
+)
+def test_steps_that_the_plan_cannot_make(
+    tmp_path: Path, plan: Plan, wanted: Wanted, text: str
+) -> None:
+    with pytest.raises(DsvError, match=f"DSV101: {text}"):
+        build(tmp_path / "out", plan, wanted)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("compiled")
+@pytest.mark.parametrize(
     ("changes", "text"),
-    [({"cache_key": "x"}, "is not what this version"), ({"params": {"a": 1}}, "other parameters")],
+    [
+        ({"cache_key": "x"}, "is not what this version"),
+        ({"name": "../../x"}, "is not what this version"),
+        ({"params": {"a": 1}}, "other parameters"),
+        ({"kind": "../../x"}, "of a kind that this version"),
+    ],
 )
 def test_a_plan_of_another_version(
     tmp_path: Path, plan: Plan, changes: dict[str, object], text: str
@@ -160,6 +189,7 @@ def test_what_the_compiler_refuses_is_left_out(
     monkeypatch.setattr(module, "KernelCache", Cache)
     built = build(tmp_path / "out", plan, Wanted((1,)))
     assert built.refused == refused
+    assert all(bucket.candidates for bucket in built.manifest.buckets)
     names = [one.name for bucket in built.manifest.buckets for one in bucket.candidates]
     assert sorted([*names, *refused]) == sorted(source.name for source in compiled)
 
@@ -189,6 +219,9 @@ def test_an_earlier_folder_is_replaced_and_others_are_not(folder: Path, plan: Pl
         (lambda folder: edit(folder, '"library.so"', '"../library.so"'), "DSV231"),
         (lambda folder: edit(folder, '"library": "library.so"', '"library": "b"'), "DSV231"),
         (lambda folder: edit(folder, '"most": 8', '"most": "8"'), "DSV231"),
+        (lambda folder: edit(folder, '"chunk": 512', '"chunk": 0'), "DSV231"),
+        (lambda folder: edit(folder, '"chunk": 512', '"chunk": ' + "[" * 100_000), "DSV231"),
+        (lambda folder: (folder / "manifest.json").write_text(NO_BUCKETS), "DSV231"),
         (lambda folder: edit(folder, '"tokens": [\n    1\n   ]', '"tokens": []'), "DSV231"),
     ],
 )

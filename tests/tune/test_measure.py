@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -107,6 +108,28 @@ def test_only_what_dies_is_lost(run: Callable[[Serve], list[Answer]]) -> None:
 def test_the_plans_own_kernel_must_run(number: int, run: Callable[[Serve], list[Answer]]) -> None:
     with pytest.raises(DsvError, match="DSV601: the plan's own kernel cannot be timed"):
         run(serve_with({number: lambda sender: os._exit(1)}))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_what_the_process_raises_is_told(first: bool, run: Callable[[Serve], list[Answer]]) -> None:
+    error = DsvError("DSV604", "a kernel is not in the library", expected="a_1")
+
+    def serve(folder: Path, plan: Path, number: int, sender: Connection) -> None:
+        sender.send(error if first else CARD)
+        sender.send(error)
+
+    with pytest.raises(DsvError, match="DSV604: a kernel is not in the library") as caught:
+        run(serve)
+    assert caught.value.expected == "a_1"
+
+
+def test_a_process_tells_what_it_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout", sys.stdout)  # the process has one of its own
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    child.serve(tmp_path / "nothing", tmp_path, 0, sender)
+    assert receiver.recv().code == "DSV231"
 
 
 def test_rows_of_the_results() -> None:

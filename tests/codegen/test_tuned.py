@@ -116,6 +116,12 @@ def test_a_near_entry_must_be_legal(data: list[Entry]) -> None:
     assert {one.origin for one in lookup_of().chosen} == {"table"}
 
 
+@pytest.mark.parametrize("changes", [{"stages": 99}, {"stages": 0}, {"stages": "2"}, {"more": 1}])
+def test_an_entry_of_the_very_shape_must_be_legal_too(data: list[Entry], changes: Values) -> None:
+    data.append(entry(tile={**entry().tile, **changes}))
+    assert {one.origin for one in lookup_of().chosen} == {"table"}
+
+
 def test_distances() -> None:
     assert distance(SHAPE, {**SHAPE, "rows": [1024]}) == 0  # type: ignore[dict-item]
     assert (

@@ -38,6 +38,27 @@ def tile(**changes: int | bool) -> Values:
     return {**PRESENT.table, **changes}
 
 
+def test_the_spread_of_the_present_tile_is_that_of_both_turns() -> None:
+    """At T = 1 the turns are 4.95 to 5.05 and 5.0 to 5.15."""
+    same: Spread = (8.0, 7.9, 8.1)
+    for times, won in (((4.9, 4.8, 4.97), False), ((4.9, 4.8, 4.94), True)):
+        found = results(candidate("fast", {1: times, 64: same}, tile(teams=7)))
+        (one,) = verdicts(turned(found, (5.1, 5.0, 5.15), (5.0, 4.95, 5.05)))
+        assert (one.best is not None) == won
+    for times, lost in (((8.2, 8.15, 8.3), True), ((8.1, 8.05, 8.3), False)):
+        found = results(candidate("fast", {1: (4.0, 3.9, 4.1), 64: times}, tile(teams=7)))
+        (one,) = verdicts(found)
+        assert (one.best is None) == lost
+
+
+def turned(found: Results, *turns: Spread) -> Results:
+    """The same with other times of the present tile at T = 1."""
+    row = found.buckets[0]
+    present = [Measured(1, Time(*one)) for one in turns] + row.present[2:]
+    changed = msgspec.structs.replace(row, present=present)
+    return msgspec.structs.replace(found, buckets=[changed])
+
+
 def candidate(name: str, times: dict[int, Spread | str], values: Values) -> CandidateRow:
     measured = [
         Measured(tokens, problem=time) if isinstance(time, str) else Measured(tokens, Time(*time))

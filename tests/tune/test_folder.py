@@ -126,6 +126,15 @@ def test_only_some(tmp_path: Path, plan: Plan, wanted: Wanted, kernels: list[str
 
 
 @pytest.mark.usefixtures("compiled")
+def test_a_kernel_edited_by_hand_is_left_alone(tmp_path: Path, plan: Plan) -> None:
+    first, *others = plan.manifest.kernels
+    edited = msgspec.structs.replace(first, hand_edited=True)
+    made = msgspec.structs.replace(plan.manifest, kernels=[edited, *others])
+    read = build_folder(tmp_path / "out", lambda folder: made, Wanted((1,))).manifest
+    assert [one.kernel for one in read.buckets] == ["mhc_seam_4096"]
+
+
+@pytest.mark.usefixtures("compiled")
 def test_nothing_to_try(tmp_path: Path, plan: Plan) -> None:
     with pytest.raises(DsvError, match="DSV101: no kernel of the plan has tiles to try"):
         build(tmp_path / "out", plan, Wanted((1,), kernels=("rms_norm*",)))

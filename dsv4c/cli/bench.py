@@ -86,8 +86,8 @@ def command(
 ) -> None:
     """Time every kernel and layer of PLAN on this machine's GPU.
 
-    Caches and token ids are random. Instead of a plan, CONFIG is flash, pro or a config.json: a plan
-    with random weights is compiled for the run. The card is measured first; the floor of a kernel is
+    Caches and token ids are random. Instead of a plan, CONFIG is flash, pro, a config.json or
+    its folder: a plan with random weights is compiled for the run. The card is measured first; the floor of a kernel is
     the larger of its bytes at the copy rate and its FLOPs at the rate of large bf16 products.
     """
     from dsv4c.bench.compare import compared

@@ -16,7 +16,9 @@ from dsv4c.cli.render import emit_json
 from dsv4c.cli.tuned import print_built, print_measured, print_verdicts
 
 if TYPE_CHECKING:
-    from dsv4c.plan.manifest import Manifest
+    from dsv4c.plan.manifest import Manifest as PlanManifest
+    from dsv4c.tune.folder import Manifest
+    from dsv4c.tune.results import Results
 
 _RANDOM = ("layers", "seed", "experts", "attention", "target")
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -105,7 +107,7 @@ def build(
 ) -> None:
     """Compile candidates for the tiles of a model's kernels; needs no GPU.
 
-    CONFIG is flash, pro or a config.json: a plan with random weights is compiled into the folder.
+    CONFIG is flash, pro, a config.json or its folder: a plan with random weights is compiled into the folder.
     Every candidate is legal for its kernel's shape and gives a token the same bits as the present
     tile; only how the work is shared out, and how far ahead it is loaded, differs.
     """
@@ -115,17 +117,15 @@ def build(
         make = _plan_maker(ctx, plan, report)
         built = build_folder(out, make, Wanted(tokens, context, kinds or (), kernels, most), report)
     if as_json:
-        import msgspec
-
-        document = msgspec.to_builtins(built.manifest)
-        emit_json("tune.build", {"folder": str(out), "refused": built.refused, **document})
+        document = {"folder": str(out), "refused": built.refused}
+        emit_json("tune.build", document | _fields(built.manifest))
     else:
         print_built(out, built)
 
 
 def _plan_maker(
     ctx: click.Context, name: str, report: Callable[[str, int, int], None] | None
-) -> Callable[[Path], Manifest]:
+) -> Callable[[Path], PlanManifest]:
     """What puts the plan of a CONFIG into the folder, or only reads a PLAN."""
     from dsv4c.bench.run import names_plan
 
@@ -138,7 +138,7 @@ def _plan_maker(
     return lambda out: _compiled(ctx, name, out, report)
 
 
-def _read(path: Path) -> Manifest:
+def _read(path: Path) -> PlanManifest:
     from dsv4c.plan.read import read_plan
 
     return read_plan(path, check_weights=False).manifest
@@ -149,7 +149,7 @@ def _compiled(
     name: str,
     out: Path,
     report: Callable[[str, int, int], None] | None,
-) -> Manifest:
+) -> PlanManifest:
     from dsv4c.api import compile_source
     from dsv4c.bench.run import one_of_each
     from dsv4c.models.deepseek_v4.config import parse_config
@@ -183,8 +183,6 @@ def measure(folder: Path, out: Path, plan: Path | None, limit: int, as_json: boo
     Each must give the very bits of the present tile on the operands of a step before it is timed. A
     candidate that hangs, crashes or writes out of bounds is lost alone.
     """
-    import msgspec
-
     from dsv4c.bench.files import require_place, write_whole
     from dsv4c.tune.measure import measure_folder
     from dsv4c.tune.results import encode
@@ -194,10 +192,18 @@ def measure(folder: Path, out: Path, plan: Path | None, limit: int, as_json: boo
         found = measure_folder(folder, plan, limit, report)
     write_whole(out, encode(found))
     if as_json:
-        document = {k: v for k, v in msgspec.to_builtins(found).items() if k != "schema"}
-        emit_json("tune.measure", document)
+        emit_json("tune.measure", _fields(found))
     else:
         print_measured(found)
+
+
+def _fields(found: Manifest | Results) -> dict[str, object]:
+    """Those of a JSON document, without the schema of the file."""
+    import msgspec
+
+    fields: dict[str, object] = msgspec.to_builtins(found)
+    del fields["schema"]
+    return fields
 
 
 @command.command("apply")

@@ -90,13 +90,14 @@ def build_folder(
         made = make_plan(work / PLAN)
         buckets = list(_buckets(made, wanted))
         if not buckets:
-            kinds = ", ".join(sorted({kernel.kind for kernel in made.kernels})) or "no kernels"
+            kinds = ", ".join(sorted({kernel.kind for kernel in made.kernels}))
+            hint = "see --kinds, --kernel and --tokens" if kinds else "compile it for a GPU"
             raise DsvError(
                 "DSV101",
                 "no kernel of the plan has tiles to try",
                 expected=f"kernels of {', '.join(MODULES)}",
-                found=kinds,
-                hint="see --kinds, --kernel and --tokens",
+                found=kinds or f"no kernels: the plan is for {made.target}",
+                hint=hint,
             )
         _require_steps(made, wanted)
         sources = {one.name: one for bucket in buckets for _, one in bucket.candidates}

@@ -16,8 +16,18 @@ from dsv4c.cli.views import measured_tiles
 from dsv4c.codegen.kernels import mhc_seam
 from dsv4c.codegen.render import render
 from dsv4c.report.kernels import KernelView, TileView
-from dsv4c.tune.folder import Shape
-from dsv4c.tune.results import SCHEMA, BucketRow, CandidateRow, Measured, Results, encode
+from dsv4c.tune.build import Built
+from dsv4c.tune.folder import SCHEMA as FOLDER_SCHEMA
+from dsv4c.tune.folder import Manifest, Shape
+from dsv4c.tune.results import (
+    SCHEMA,
+    BucketRow,
+    CandidateRow,
+    Measured,
+    Results,
+    encode,
+    read_results,
+)
 
 PRESENT = render("mhc_seam", mhc_seam.choose(4096), "sm_90a").tiles[0].chosen[0]
 
@@ -70,6 +80,24 @@ def test_apply_as_json(results: Path, tmp_path: Path) -> None:
     assert (read["card"], read["tiles"][0]["tile"]["teams"]) == ("NVIDIA H100", 7)
 
 
+def test_documents_have_the_schema_of_their_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, results: Path
+) -> None:
+    read = read_results(results)
+    made = Manifest(
+        *(FOLDER_SCHEMA, "0.1.0", "sm_90a", {}, "synthetic", 4095, 512, [], "library.so", True, {}),
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dsv4c.tune.build.build_folder", lambda *given: Built(made, ["a_t8_1"]))
+    monkeypatch.setattr("dsv4c.tune.measure.measure_folder", lambda *given: read)
+    built = json.loads(call("build", "flash", "-o", "folder", "--json").stdout)
+    assert (built["schema"], built["refused"]) == ("dsv4c.tune.build/1", ["a_t8_1"])
+    assert (built["folder"], built["chunk"]) == ("folder", 512)
+    measured = json.loads(call("measure", "folder", "-o", "out.json", "--json").stdout)
+    assert (measured["schema"], measured["card"]["name"]) == ("dsv4c.tune.measure/1", "NVIDIA H100")
+    assert read_results(tmp_path / "out.json") == read
+
+
 @pytest.mark.parametrize(
     ("words", "code", "text"),
     [
@@ -77,7 +105,7 @@ def test_apply_as_json(results: Path, tmp_path: Path) -> None:
         (("build", "flash", "-o", "x", "--kinds", "linear"), 2, "'linear' is none of linears, "),
         (("build", "flash", "-o", "x", "--tokens", "0"), 2, "is not a list of positive numbers"),
         (("build", "flash", "-o", "x", "--kernel", "nothing*"), 2, "DSV101: no kernel of the plan"),
-        (("build", "nothing.json", "-o", "x"), 2, "DSV101"),
+        (("build", "nothing.json", "-o", "x"), 3, "DSV201: there is no such configuration"),
         (
             ("build", "{model}", "-o", "{model}", "--layers", "0"),
             2,
@@ -106,7 +134,9 @@ def test_refuses(
     model, plan = model_and_plan
     paths = {"model": model, "plan": plan, "results": results}
     # Rendering is enough to know that there is nothing to try.
-    monkeypatch.setattr("dsv4c.cli.tune._compiled", lambda *given: dsv4c.load_plan(plan).manifest)
+    if words[1] == "flash":
+        made = dsv4c.load_plan(plan).manifest
+        monkeypatch.setattr("dsv4c.cli.tune._compiled", lambda *given: made)
     result = call(*(word.format(**paths) for word in words))
     assert (result.exit_code, result.stdout) == (code, ""), result.output
     assert text in result.stderr

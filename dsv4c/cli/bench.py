@@ -14,15 +14,12 @@ import click
 from dsv4c.cli.benched import print_bench
 from dsv4c.cli.options import Counts, debug_option, json_option
 from dsv4c.cli.progress import progress
-from dsv4c.cli.random_model import random_options
+from dsv4c.cli.random_model import RANDOM, random_options, refuse_random
 from dsv4c.cli.render import emit_json
 
 if TYPE_CHECKING:
     from dsv4c.bench.run import Progress
     from dsv4c.plan.plan import Plan
-
-_RANDOM = ("layers", "seed", "experts", "attention")
-
 
 _OUTPUT = click.Path(path_type=Path, dir_okay=False)
 
@@ -95,9 +92,8 @@ def command(
     from dsv4c.bench.results import document, encode, read_bench
     from dsv4c.bench.run import Wanted, names_plan, run_bench
 
-    given = [name for name in _RANDOM if _given(ctx, name)]
-    if given and names_plan(plan):
-        raise click.UsageError(f"--{given[0]} goes with a CONFIG only: a plan has its layers.")
+    if names_plan(plan):
+        refuse_random(ctx)
     before = read_bench(old) if old is not None else None
     for path in filter(None, (out, svg)):
         require_place(path)
@@ -125,10 +121,6 @@ def _plan(ctx: click.Context, name: str, report: Progress | None) -> Generator[P
     if names_plan(name):
         yield load_plan(Path(name))
         return
-    random = {key: ctx.params[key] for key in _RANDOM}
+    random = {key: ctx.params[key] for key in RANDOM}
     with tempfile.TemporaryDirectory(prefix="dsv4c-bench-") as folder:
         yield compile_config(name, Path(folder) / Path(name).stem, **random, report=report)
-
-
-def _given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT

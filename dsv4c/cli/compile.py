@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dsv4c.cli.options import Invocation, debug_option, json_option, target_option
+from dsv4c.cli.options import Invocation, debug_option, json_option, options_given, target_option
 from dsv4c.cli.progress import progress
-from dsv4c.cli.random_model import random_options
+from dsv4c.cli.random_model import RANDOM, random_options
 from dsv4c.cli.render import emit_json, heading, table
 
 if TYPE_CHECKING:
     from dsv4c.report.compiled import Compiled
-
-_RANDOM = ("layers", "seed", "experts", "attention")
 
 
 @click.command("compile")
@@ -89,11 +87,11 @@ def command(
     is marked in the manifest. With --synthetic, a plan for tests and benchmarks that stores no
     weights: they are random, and made on the plan's device when it is loaded.
     """
-    given = [name for name in ("kv_cache", "dtype") if _given(ctx, name)]
+    given = options_given(ctx, "kv_cache", "dtype")
     if ir_file is not None and given:
         option = given[0].replace("_", "-")
         raise click.UsageError(f"--{option} does not go with --from: the file decides it.")
-    given = [name for name in _RANDOM if _given(ctx, name)]
+    given = options_given(ctx, *RANDOM)
     if given and not synthetic:
         raise click.UsageError(f"--{given[0]} goes with --synthetic only.")
     from dsv4c import api, source
@@ -124,10 +122,6 @@ def command(
         emit_json("compile", document)
     else:
         _print(document)
-
-
-def _given(ctx: click.Context, name: str) -> bool:
-    return ctx.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT
 
 
 def _print(document: Compiled) -> None:

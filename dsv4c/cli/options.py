@@ -88,6 +88,12 @@ class Counts(click.ParamType[list[int]]):
         return counts
 
 
+def options_given(ctx: click.Context, *names: str) -> list[str]:
+    """Those of some parameters that were not left at their defaults."""
+    default = click.core.ParameterSource.DEFAULT
+    return [name for name in names if ctx.get_parameter_source(name) is not default]
+
+
 def json_option(function: F) -> F:
     """`--json`, passed as `as_json`."""
     return click.option(

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import click
 
+from dsv4c.cli.options import options_given
+
 
 class _Layers(click.ParamType[list[int]]):
     name = "0,2,3"
@@ -17,6 +19,15 @@ class _Layers(click.ParamType[list[int]]):
             return [int(number) for number in str(value).split(",")]
         except ValueError:
             self.fail(f"{value!r} is not a list of numbers such as 0,2,3", param, ctx)
+
+
+RANDOM = ("layers", "seed", "experts", "attention")
+
+
+def refuse_random(ctx: click.Context, *more: str) -> None:
+    """Raise click.UsageError if an option of random weights, or one of `more`, was given with a plan."""
+    if given := options_given(ctx, *RANDOM, *more):
+        raise click.UsageError(f"--{given[0]} goes with a CONFIG only: a plan has its own.")
 
 
 def random_options(command: Callable[..., None], layers: str = "all") -> Callable[..., None]:

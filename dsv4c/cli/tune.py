@@ -11,7 +11,7 @@ import click
 
 from dsv4c.cli.options import Counts, debug_option, json_option
 from dsv4c.cli.progress import progress
-from dsv4c.cli.random_model import random_options
+from dsv4c.cli.random_model import random_options, refuse_random
 from dsv4c.cli.render import emit_json
 from dsv4c.cli.tuned import print_built, print_measured, print_verdicts
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from dsv4c.tune.folder import Manifest
     from dsv4c.tune.results import Results
 
-_RANDOM = ("layers", "seed", "experts", "attention", "target")
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -130,10 +129,7 @@ def _plan_maker(
     from dsv4c.bench.run import names_plan
 
     if names_plan(name):
-        default = click.core.ParameterSource.DEFAULT
-        given = [one for one in _RANDOM if ctx.get_parameter_source(one) is not default]
-        if given:
-            raise click.UsageError(f"--{given[0]} goes with a CONFIG only: a plan has its own.")
+        refuse_random(ctx, "target")
         return lambda out: _read(Path(name))
     return lambda out: _compiled(ctx, name, out, report)
 

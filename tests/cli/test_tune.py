@@ -73,6 +73,13 @@ def test_apply(results: Path, tmp_path: Path) -> None:
     assert read["tiles"][0]["times"] == [{"tokens": 64, "us": 4.0, "beaten_us": 5.0}]
 
 
+def test_the_page_shows_what_apply_prints() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    result = call("apply", str(docs / "perf" / "tune_flash.json"), "--dry-run")
+    assert result.exit_code == 0
+    assert f"```text\n{result.stdout}```\n" in (docs / "tuning.md").read_text(encoding="utf-8")
+
+
 def test_apply_as_json(results: Path, tmp_path: Path) -> None:
     result = call("apply", str(results), "--into", str(tmp_path), "--json", "--dry-run")
     read = json.loads(result.stdout)

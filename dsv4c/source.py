@@ -11,6 +11,7 @@ from dsv4c.checkpoint.description import check_description
 from dsv4c.checkpoint.reader import Checkpoint
 from dsv4c.checkpoint.synth import select_layers
 from dsv4c.checkpoint.synthetic import SyntheticCheckpoint, synthetic_weights
+from dsv4c.checkpoint.tables import check_tables
 from dsv4c.models.deepseek_v4.config import ModelConfig, load_config, parse_config
 from dsv4c.models.deepseek_v4.names import Ledger, read_ledger
 from dsv4c.models.deepseek_v4.released import read_config
@@ -47,6 +48,7 @@ def read_source(model: Path) -> Source:
     checkpoint = Checkpoint.open(model)
     ledger = read_ledger(config, checkpoint)
     check_description(model, ledger.weights)
+    check_tables(checkpoint, ledger.weights, config.n_routed_experts)
     files = {name: inside(model, name) for name in _COPIED if (model / name).is_file()}
     return Source(model.resolve().name, config, checkpoint, ledger, files)
 

@@ -83,6 +83,7 @@ def test_candidates_keep_a_tokens_bits(name: str) -> None:
         ("o", {"depth": 256}, "8 warps along 256 of K"),
         ("o", {"warps_m": 4}, "4 warps along the rows"),
         ("o", {"beside": True}, "of 116224"),
+        ("o", {"tokens": 64, "stages": 2, "warps_m": 1, "warps_k": 2}, "no whole warpgroups"),
         ("narrow", {"depth": 256, "stages": 2}, "a row of one piece"),
         ("seam", {"groups": 4}, "4 groups"),
         ("seam", {"teams": 8}, "8 clusters at a time"),

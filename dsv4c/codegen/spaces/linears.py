@@ -41,6 +41,11 @@ def _small(tile: SmallTile, shape: Shape) -> str | None:
         # A warp has whole row groups of packed weights.
         (widest < 4 or tile.rows * 4 % (32 * tile.warps_m) == 0, "parts of a packed row group"),
         (tile.warps_m * tile.warps_k <= MOST_WARPS, f"more than {MOST_WARPS} warps"),
+        # From 64 tokens on, registers move between warpgroups (setmaxnreg): all of one must agree.
+        (
+            tile.tokens < 64 or tile.warps_m * tile.warps_k % 4 == 0,
+            f"{tile.warps_m * tile.warps_k} multiplying warps, no whole warpgroups",
+        ),
         (
             all(tile.depth * one % 1024 == 0 for one in bits if one > 4),
             "no whole boxes of 128 bytes",

@@ -85,7 +85,8 @@ def fit(wish: Wish, units: int, groups: int, forms: tuple[str, str], more: int) 
     weights = -(-weights // 128) * 128
     # Fewer tokens at a time where they leave no room for two stages.
     for tokens in (wish.tokens, 8):
-        held = min(tokens, wish.most or tokens)
+        # Rows that a stage has no room for are skipped within the first eight only.
+        held = min(tokens, wish.most or tokens) if tokens == 8 else tokens
         stage = -(-(weights + held * (max(routed, shared) * 128 + 16)) // 128) * 128
         sums = 4 * K_WARPS * tokens * (32 * each + 4)
         fewest = min(-(-(ALONE - sums) // stage), MOST_STAGES)

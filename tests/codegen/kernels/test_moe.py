@@ -188,6 +188,8 @@ def test_no_two_blocks_fit_one_multiprocessor(
 def test_few_tokens_hold_rows_for_as_many() -> None:
     assert fit(Wish(2, 8, 1, 9216, 10), 64, 128, FORMS[0], 5120).held == 2
     assert fit(Wish(0, 16, 1, 18432, 8), 64, 128, FORMS[0], 5120).held == 16
+    # More than eight at a time are read as they are, whoever asked for them.
+    assert fit(Wish(2, 32, 1, 18432, 12), 64, 128, FORMS[0], 5120).held == 32
 
 
 def test_without_a_shared_expert() -> None:

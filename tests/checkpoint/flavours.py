@@ -109,7 +109,8 @@ def random_tensors(seed: int = 0) -> Tensors:
         fmt = weight.formats[0] if weight.role in ("f32", "ids") else "bf16"
         for tensor, header in official_tensors(name, weight, fmt).items():
             if header.dtype == "I64":
-                value = torch.randint(0, 3, header.shape, generator=generator)
+                drawn = torch.rand(header.shape[0], CONFIG["n_routed_experts"], generator=generator)
+                value = drawn.argsort(1)[:, : header.shape[1]].contiguous()
             else:
                 value = torch.randn(header.shape, generator=generator) * 0.05
                 value = value.to(torch.bfloat16 if header.dtype == "BF16" else torch.float32)

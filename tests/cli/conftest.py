@@ -15,6 +15,7 @@ from dsv4c.checkpoint.writer import CheckpointWriter
 from dsv4c.models.deepseek_v4.config import parse_config
 from dsv4c.models.deepseek_v4.inventory import logical_weights, official_tensors
 
+EXPERTS = 4
 CONFIG: dict[str, object] = {
     "architectures": ["DeepseekV4ForCausalLM"],
     "model_type": "deepseek_v4",
@@ -30,7 +31,7 @@ CONFIG: dict[str, object] = {
     "o_groups": 2,
     "o_lora_rank": 64,
     "num_experts_per_tok": 2,
-    "n_routed_experts": 4,
+    "n_routed_experts": EXPERTS,
     "n_shared_experts": 1,
     "routed_scaling_factor": 1.5,
     "scoring_func": "sqrtsoftplus",
@@ -89,7 +90,8 @@ def _write_weights(folder: Path) -> None:
     writer = CheckpointWriter(folder, headers)
     for name, header in headers.items():
         if header.dtype == "I64":
-            writer.write(name, torch.randint(0, 4, header.shape, generator=generator))
+            drawn = torch.rand(header.shape[0], EXPERTS, generator=generator)
+            writer.write(name, drawn.argsort(1)[:, : header.shape[1]].contiguous())
             continue
         values = 0.05 * torch.randn(header.shape, generator=generator)
         dtype = torch.float32 if header.dtype == "F32" else torch.bfloat16

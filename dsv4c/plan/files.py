@@ -12,6 +12,9 @@ import stat
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+import msgspec
 
 from dsv4c.errors import DsvError
 from dsv4c.folders import beside, locked, work_folder
@@ -19,6 +22,12 @@ from dsv4c.folders import beside, locked, work_folder
 MANIFEST = "manifest.json"
 # What a folder is, and the schemas of every version of its manifest.
 _FAMILIES = {"plan": "dsv4c.plan/", "tuning folder": "dsv4c.tune/"}
+# How one comes about.
+_MAKERS = {
+    "plan": "dsv4c compile MODEL -o PLAN",
+    "tuning folder": "dsv4c tune build CONFIG -o FOLDER",
+}
+_M = TypeVar("_M")
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
 
 
@@ -40,7 +49,7 @@ def inside(root: Path, name: str, what: str = "plan") -> Path:
     """
     parts = name.split("/")
     if not all(_PART.fullmatch(part) for part in parts):
-        raise _malformed(root, "a plain relative file name", repr(name), what)
+        raise malformed(root, "a plain relative file name", repr(name), what)
     path = root
     for part in parts:
         path = path / part
@@ -48,11 +57,11 @@ def inside(root: Path, name: str, what: str = "plan") -> Path:
             mode = path.lstat().st_mode
         except OSError as error:
             found = error.strerror or "nothing"
-            raise _malformed(root, f"the file {name}", found, what) from error
+            raise malformed(root, f"the file {name}", found, what) from error
         wanted = stat.S_ISREG(mode) if part == parts[-1] else stat.S_ISDIR(mode)
         if not wanted:
             found = "a link or a special file"
-            raise _malformed(root, f"{name} to be a regular file", found, what)
+            raise malformed(root, f"{name} to be a regular file", found, what)
     return path
 
 
@@ -82,6 +91,51 @@ class HashedFile:
     def digest(self) -> str:
         """SHA-256 of what was written."""
         return self._hash.hexdigest()
+
+
+def read_manifest(root: Path, kind: type[_M], schema: str, what: str = "plan") -> _M:
+    """The manifest of a folder.
+
+    Args:
+        root: the folder.
+        kind: of the manifest, a msgspec struct.
+        schema: of this version.
+        what: the folder is, for messages.
+
+    Raises:
+        DsvError: DSV231 (missing, malformed), DSV233 (of another version).
+    """
+    if not (root / MANIFEST).is_file():
+        raise DsvError(
+            "DSV231",
+            f"there is no {what} here",
+            where=str(root),
+            expected=f"a folder with {MANIFEST}",
+            found="a folder without it" if root.is_dir() else "no folder",
+            hint=f"{_MAKERS[what]} makes one",
+        )
+    path = inside(root, MANIFEST, what)
+    text = path.read_bytes()
+    try:
+        found = msgspec.json.decode(text, type=dict[str, object]).get("schema")
+        if found != schema:
+            raise DsvError(
+                "DSV233",
+                f"the {what} was made by another version of dsv4c, or is none",
+                where=str(path),
+                expected=f"schema {schema}",
+                found=str(found),
+                hint=_again(what),
+            )
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise DsvError(
+            "DSV231",
+            f"the {what}'s manifest cannot be read",
+            where=str(path),
+            found=str(error),
+            hint=_again(what),
+        ) from error
 
 
 def verify_files(root: Path, files: dict[str, str], what: str = "plan") -> None:
@@ -172,7 +226,8 @@ def _again(what: str) -> str:
     return "compile the plan again" if what == "plan" else "make it again"
 
 
-def _malformed(root: Path, expected: str, found: str, what: str) -> DsvError:
+def malformed(root: Path, expected: str, found: str, what: str) -> DsvError:
+    """DSV231: a folder that says of itself what cannot be."""
     return DsvError(
         "DSV231",
         f"the {what} is incomplete or malformed",

@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from dsv4c.errors import DsvError
 from dsv4c.ir.graph import Graph
 from dsv4c.ir.lifetimes import arena_problems, arena_size
 from dsv4c.ir.text import parse
 from dsv4c.ir.types import CacheType, RowsType
 from dsv4c.plan import manifest
-from dsv4c.plan.files import MANIFEST, inside, verify_files
+from dsv4c.plan.files import MANIFEST, inside, read_manifest, verify_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +40,7 @@ def read_plan(path: Path, check_weights: bool = True) -> PlanFiles:
         DsvError: DSV231 (missing, malformed), DSV232 (a file was changed), DSV233 (another version
             of the format), DSV221 (its graph cannot be read).
     """
-    if not (path / MANIFEST).is_file():
-        raise DsvError(
-            "DSV231",
-            "there is no plan here",
-            where=str(path),
-            expected=f"a folder with {MANIFEST}",
-            found="a folder without it" if path.is_dir() else "no folder",
-            hint="dsv4c compile MODEL -o PLAN makes one",
-        )
-    read = _decode(inside(path, MANIFEST))
+    read = read_manifest(path, manifest.Manifest, manifest.SCHEMA)
     weights = {part.file for part in manifest.components(read)}
     later = {} if check_weights else {k: v for k, v in read.files.items() if k in weights}
     verify_files(path, {k: v for k, v in read.files.items() if k not in later})
@@ -119,28 +108,3 @@ def _require_hashes(path: Path, read: manifest.Manifest) -> None:
             found=", ".join(unknown),
             hint="compile the plan again",
         )
-
-
-def _decode(path: Path) -> manifest.Manifest:
-    text = path.read_bytes()
-    try:
-        head = msgspec.json.decode(text, type=dict[str, object])
-        schema = head.get("schema")
-        if schema != manifest.SCHEMA:
-            raise DsvError(
-                "DSV233",
-                "the plan was made by another version of dsv4c",
-                where=str(path),
-                expected=f"schema {manifest.SCHEMA}",
-                found=str(schema),
-                hint="compile the model again",
-            )
-        return msgspec.json.decode(text, type=manifest.Manifest)
-    except msgspec.MsgspecError as error:
-        raise DsvError(
-            "DSV231",
-            "the plan's manifest cannot be read",
-            where=str(path),
-            found=str(error),
-            hint="compile the model again",
-        ) from error

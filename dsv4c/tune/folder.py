@@ -11,8 +11,7 @@ from pathlib import Path
 import msgspec
 
 from dsv4c.codegen.tuned import Values
-from dsv4c.errors import DsvError
-from dsv4c.plan.files import MANIFEST, inside, verify_files
+from dsv4c.plan.files import malformed, read_manifest, verify_files
 
 SCHEMA = "dsv4c.tune/1"
 LIBRARY = "library.so"
@@ -104,55 +103,19 @@ def read_folder(path: Path) -> Manifest:
         DsvError: DSV231 (missing, malformed), DSV232 (a file was changed), DSV233 (of another
             version).
     """
-    if not (path / MANIFEST).is_file():
-        raise DsvError(
-            "DSV231",
-            "there is no tuning folder here",
-            where=str(path),
-            expected=f"a folder with {MANIFEST}",
-            found="a folder without it" if path.is_dir() else "no folder",
-            hint="dsv4c tune build CONFIG -o FOLDER makes one",
-        )
-    read = _decode(inside(path, MANIFEST, WHAT))
+    read = read_manifest(path, Manifest, SCHEMA, WHAT)
     if read.library not in read.files:
-        raise _malformed(path, f"the hash of {read.library}", "none")
+        raise malformed(path, f"the hash of {read.library}", "none", WHAT)
     if not read.buckets or min(read.context, read.chunk) < 1:
         found = f"buckets {len(read.buckets)}, context {read.context}, chunk {read.chunk}"
-        raise _malformed(path, "buckets to measure, a context and a chunk", found)
+        raise malformed(path, "buckets to measure, a context and a chunk", found, WHAT)
     for bucket in read.buckets:
         if not bucket.tokens or min(bucket.tokens) < 1:
-            raise _malformed(path, f"numbers of tokens for {bucket.kernel}", str(bucket.tokens))
+            raise malformed(
+                path, f"numbers of tokens for {bucket.kernel}", str(bucket.tokens), WHAT
+            )
     verify_files(path, read.files, WHAT)
     return read
-
-
-def _decode(path: Path) -> Manifest:
-    text = path.read_bytes()
-    try:
-        schema = msgspec.json.decode(text, type=dict[str, object]).get("schema")
-        if schema != SCHEMA:
-            raise DsvError(
-                "DSV233",
-                "the tuning folder was made by another version of dsv4c, or is none",
-                where=str(path),
-                expected=f"schema {SCHEMA}",
-                found=str(schema),
-                hint="make it again",
-            )
-        return msgspec.json.decode(text, type=Manifest)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise _malformed(path.parent, "a manifest of tile candidates", str(error)) from error
-
-
-def _malformed(path: Path, expected: str, found: str) -> DsvError:
-    return DsvError(
-        "DSV231",
-        "the tuning folder is incomplete or malformed",
-        where=str(path),
-        expected=expected,
-        found=found,
-        hint="make it again",
-    )
 
 
 def encode(manifest: Manifest) -> bytes:

@@ -197,6 +197,11 @@ def test_an_unreadable_manifest(plan: Path, content: bytes) -> None:
     assert refused(plan).code in ("DSV231", "DSV233")
 
 
+def test_a_manifest_nested_too_deep(plan: Path) -> None:
+    (plan / "manifest.json").write_bytes(b'{"schema":' + b"[" * 100_000)
+    assert refused(plan).code == "DSV231"
+
+
 def test_a_manifest_cut_anywhere(plan: Path) -> None:
     data = (plan / "manifest.json").read_bytes()
     for end in range(1, len(data) - 1, len(data) // 40):

@@ -1,15 +1,17 @@
 """Write the tables of docs/sanitizer.md from runs of scripts/gpu_sanitize.py.
 
-usage: sanitizer_page.py RESULTS.json ...
+usage: sanitizer_page.py [--anew] RESULTS.json ...
 
-Later results replace earlier ones, kind by kind. They are kept in docs/sanitizer.json; what stands
-between `<!-- begin NAME -->` and `<!-- end NAME -->` in the page is replaced.
+Runs are put together case by case and tool by tool: a later result takes the place of an earlier one,
+unless the later run was cut before that case came. With --anew, nothing that was kept from before
+counts. Everything is kept in docs/sanitizer.json, and which of today's cases never ran; what stands between `<!-- begin NAME -->` and
+`<!-- end NAME -->` in the page is replaced.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +21,43 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE, KEPT = ROOT / "docs" / "sanitizer.md", ROOT / "docs" / "sanitizer.json"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck", "late")
 Facts = dict[str, dict[str, Any]]
+Kept = dict[str, dict[str, Facts]]
 
 
 def main() -> None:
     """Merge the results and fill in the page."""
-    kept: dict[str, dict[str, Facts]] = {"planted": {}, "cases": {}}
-    if KEPT.exists():
+    from sanitize_child import chosen
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("runs", nargs="*", type=Path)
+    parser.add_argument("--anew", action="store_true")
+    given = parser.parse_args()
+    kept: Kept = {"planted": {}, "cases": {}}
+    if KEPT.exists() and not given.anew:
         kept = json.loads(KEPT.read_text(encoding="utf-8"))
-    for path in sys.argv[1:]:
-        for run in json.loads(Path(path).read_text(encoding="utf-8")):
+    for path in given.runs:
+        for run in json.loads(path.read_text(encoding="utf-8")):
             merge(kept, run)
+    for tool in TOOLS:
+        facts = kept["cases"].get(tool, {})
+        names = sorted(chosen([], tool))
+        kept["cases"][tool] = {name: facts.get(name, {"cut": "never run"}) for name in names}
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(kept), encoding="utf-8")
 
 
-def page(kept: dict[str, dict[str, Facts]]) -> str:
+def page(kept: Kept) -> str:
     """The page's text with these results."""
     bodies = {"planted": planted(kept["planted"]), "cases": cases(kept["cases"])}
     return filled(PAGE.read_text(encoding="utf-8"), bodies)
 
 
-def merge(kept: dict[str, dict[str, Facts]], run: dict[str, Any]) -> None:
-    """Take over a tool's run: of every kind that it has, all cases."""
-    tool, found = run["tool"], dict(run["cases"])
-    if run["what"] == "faults":
-        kept["planted"][tool] = found
-        return
-    if tool == "late":
-        kept["planted"][tool] = {name: found.pop(name) for name in ("waiting", "unwaiting")}
-    into = kept["cases"].setdefault(tool, {})
-    kinds = {name.partition("/")[0] for name in found}
-    for name in [name for name in into if name.partition("/")[0] in kinds]:
-        del into[name]
-    into.update({name: {"findings": facts["findings"]} for name, facts in found.items()})
+def merge(kept: Kept, run: dict[str, Any]) -> None:
+    """Take over a tool's run, but no case that was cut where there is a result."""
+    into = kept["planted" if run["what"] == "faults" else "cases"].setdefault(run["tool"], {})
+    for name, facts in run["cases"].items():
+        if "cut" not in facts or "cut" in into.get(name, facts):
+            into[name] = facts
 
 
 def planted(found: dict[str, Facts]) -> str:
@@ -59,28 +65,36 @@ def planted(found: dict[str, Facts]) -> str:
     tools = [tool for tool in TOOLS if tool in found and tool != "late"]
     lines = ["| kernel | " + " | ".join(tools) + " |", "|---" * (len(tools) + 1) + "|"]
     for name in found[tools[0]]:
-        counts = [found[tool].get(name, {"findings": "-"})["findings"] for tool in tools]
+        counts = [found[tool].get(name, {}).get("findings", "-") for tool in tools]
         lines.append(f"| {name} | " + " | ".join(str(count or ".") for count in counts) + " |")
     if "late" in found:
-        found_late = ", ".join(f"{name} {one['findings']}" for name, one in found["late"].items())
-        lines += ["", f"`late`: {found_late}."]
+        late = ", ".join(
+            f"{name} {one.get('findings', '-')}" for name, one in found["late"].items()
+        )
+        lines += ["", f"`late`: {late}."]
     return "\n".join(lines)
 
 
 def cases(found: dict[str, Facts]) -> str:
-    """Cases and findings by kind and tool."""
+    """Cases with findings, of those that ran, by kind and tool."""
     tools = [tool for tool in TOOLS if tool in found]
     kinds = sorted({name.partition("/")[0] for tool in tools for name in found[tool]})
     lines = ["| kind | " + " | ".join(tools) + " |", "|---" * (len(tools) + 1) + "|"]
-    for kind in kinds:
-        row = []
-        for tool in tools:
-            one = [f["findings"] for n, f in found[tool].items() if n.partition("/")[0] == kind]
-            row.append(f"{sum(map(bool, one))} of {len(one)}" if one else "-")
+    for kind in [*kinds, "all"]:
+        row = [
+            cell([f for n, f in found[tool].items() if kind in ("all", n.partition("/")[0])])
+            for tool in tools
+        ]
         lines.append(f"| {kind} | " + " | ".join(row) + " |")
-    totals = [[f["findings"] for f in found[tool].values()] for tool in tools]
-    row = [f"{sum(map(bool, one))} of {len(one)}" for one in totals]
-    return "\n".join([*lines, "| all | " + " | ".join(row) + " |"])
+    return "\n".join(lines)
+
+
+def cell(facts: list[dict[str, Any]]) -> str:
+    """Such as `0 of 21`, `1 of 20 (1 not run)`; `-` for no case."""
+    cut = sum("cut" in one for one in facts)
+    bad = sum(one.get("findings", 0) > 0 for one in facts)
+    ran = f"{bad} of {len(facts) - cut}" if facts else "-"
+    return f"{ran} ({cut} not run)" if cut else ran
 
 
 if __name__ == "__main__":

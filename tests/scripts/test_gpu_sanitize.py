@@ -1,0 +1,65 @@
+"""What scripts/gpu_sanitize.py would start, and what it says of results."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.syspath_prepend(ROOT / "tests" / "gpu")
+    return importlib.import_module("gpu_sanitize")
+
+
+def planned(script: Any, libraries: Path, *patterns: str) -> dict[tuple[str, str], list[str]]:
+    given = argparse.Namespace(
+        libraries=libraries, patterns=list(patterns), planted=False, tools="racecheck,late"
+    )
+    found: dict[tuple[str, str], list[str]] = {}
+    for task in script.tasks(given, {"planted": {}, "cases": {}}):
+        found.setdefault((task.tool, task.what), []).extend(task.names)
+    return found
+
+
+def test_without_patterns_all_that_was_built_and_the_faults(script: Any, tmp_path: Path) -> None:
+    (tmp_path / script.KINDS).write_text(json.dumps(["rms_norm", "step_metadata"]))
+    found = planned(script, tmp_path)
+    assert found["racecheck", "faults"] == list(script.PLANTED["racecheck"])
+    assert found["late", "faults"] == ["waiting", "unwaiting"]
+    kinds = {name.partition("/")[0] for name in found["racecheck", "cases"]}
+    assert kinds == {"rms_norm", "step_metadata"}
+    assert {name.partition("/")[0] for name in found["late", "cases"]} == {"rms_norm"}
+
+
+def test_named_cases_alone(script: Any, tmp_path: Path) -> None:
+    found = planned(script, tmp_path, "rms_norm/t3_")
+    assert {what for _, what in found} == {"cases"}
+    assert found["racecheck", "cases"]
+    assert all(name.startswith("rms_norm/t3_") for name in found["racecheck", "cases"])
+
+
+def test_a_cut_case_or_a_missed_fault_fails(script: Any, capsys: Any) -> None:
+    clean, cut = {"findings": 0, "seconds": 1.0}, {"cut": "the time was over"}
+    cases = ("memcheck", "cases")
+    assert script.report({cases: {"k/a": clean}}) == 0
+    assert script.report({cases: {"k/a": clean, "k/b": cut}}) == 1
+    assert "2 cases, 0 with findings, 1 cut\n  k/b: the time was over\n" in capsys.readouterr().out
+    late = {"waiting": clean, "unwaiting": {"findings": 1}}
+    assert script.report({("late", "faults"): late}) == 0
+    assert script.report({("late", "faults"): late | {"waiting": cut}}) == 1
+    assert script.report({("late", "faults"): {"waiting": clean, "unwaiting": clean}}) == 1
+
+
+def test_every_planted_kernel_is_correct_unclear_or_a_fault(script: Any) -> None:
+    for tool, faults in script.FAULTS.items():
+        assert {*faults, *script.CORRECT[tool]} <= set(script.PLANTED[tool])
+        assert not set(faults) & set(script.CORRECT[tool])

@@ -65,7 +65,8 @@ TOO_LONG = (
     "linears/*_head_t129", "linears/*_head_t64", "linears/*_head_t256", "linears/pro_head_*",
     "linears/pro_*_t256", "linears/flash_*_t256", "linears/bf16_*_t256", "linears/*_q_t256",
     "linears/nvfp4_*_t256", "linears/*_q*_t129", "linears/pro_q_*",
-    "sample/r3_129280", "sample/r33_129280_*", "sample/r33_33333_*",
+    "mhc_*/pro_t129", "mhc_*/pro_t300_*",
+    "sample/r3_33333", "sample/r3_129280", "sample/r33_129280_*", "sample/r33_33333_*",
     "sparse_attention/t*_k8192_*", "sparse_attention/t40_*", "sparse_attention/t64_*",
     "sparse_attention/t7_*", "sparse_attention/t8_*", "router/*_t4096", "moe_*/pro_*", "moe_*/flash_fp8_*", "inverse_rope_wo_a/pro_*_t129", "inverse_rope_wo_a/flash_*_t257",
 )  # fmt: skip

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 Facts = dict[str, Any]
@@ -65,10 +66,7 @@ def shared_out(
         known: facts of earlier runs by name, for their seconds.
         most: seconds.
     """
-
-    def seconds(name: str) -> float:
-        return known.get(name, {}).get("seconds", UNKNOWN.get(tool, 0.5))
-
+    seconds = expected(tool, known)
     kinds: dict[str, list[str]] = {}
     for name in names:
         kinds.setdefault(name.partition("/")[0], []).append(name)
@@ -84,6 +82,20 @@ def shared_out(
         else:
             bins[at] = (bins[at][0] + length, bins[at][1] + own)
     return [Task(tool, what, tuple(own), START + length) for length, own in bins]
+
+
+def expected(tool: str, known: dict[str, Facts]) -> Callable[[str], float]:
+    """Seconds of a case: what it took, or the median of its kind."""
+    took = {name: facts["seconds"] for name, facts in known.items() if "seconds" in facts}
+    kinds: dict[str, list[float]] = {}
+    for name, one in took.items():
+        kinds.setdefault(name.partition("/")[0], []).append(one)
+    usual = {kind: median(some) for kind, some in kinds.items()}
+
+    def seconds(name: str) -> float:
+        return took.get(name, usual.get(name.partition("/")[0], UNKNOWN.get(tool, 0.5)))
+
+    return seconds
 
 
 def run_tasks(

@@ -62,6 +62,13 @@ def test_small_kinds_share_a_process(tasks: Any) -> None:
     assert one.seconds == pytest.approx(tasks.START + 8 * tasks.UNKNOWN["late"])
 
 
+def test_a_case_that_never_ended_counts_as_one_of_its_kind(tasks: Any) -> None:
+    known = {f"a/{i}": {"seconds": float(i)} for i in (1, 2, 30)} | {"a/x": {"cut": "never run"}}
+    seconds = tasks.expected("racecheck", known)
+    assert [seconds(name) for name in ("a/30", "a/x", "a/y")] == [30.0, 2.0, 2.0]
+    assert seconds("b/z") == tasks.UNKNOWN["racecheck"]
+
+
 def test_so_many_at_once_and_the_longest_first(tasks: Any) -> None:
     given = [tasks.Task("memcheck", "cases", (str(i),), float(i)) for i in range(9)]
     lock, running, most, begun = threading.Lock(), 0, 0, list[str]()

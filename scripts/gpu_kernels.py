@@ -1,11 +1,12 @@
 """Check and time the kernels of a library on the GPU of this machine.
 
 usage: gpu_kernels.py [--library .build/gpu/libkernels.so] [--out DIR] [--no-check] [--no-time]
-                      [--no-baselines] [--without BASELINE] [--limit SECONDS] [pattern ...]
+                      [--no-baselines] [--without BASELINE] [--limit SECONDS] [--jobs N] [pattern ...]
 
 With --no-check only the cases that are timed run. A pattern `KIND` or `KIND/NAME` selects the kinds
 and cases that contain these texts. Every kernel runs in a child process with a time limit; a child
-that dies or hangs fails its current case only. The table comes last; everything is in
+that dies or hangs fails its current case only. With --no-time, N kernels run side by side; one that
+found no memory beside the others runs again alone. The table comes last; everything is in
 <out>/gpu_kernels.json. Exit status 1 if a gate fails.
 """
 
@@ -20,6 +21,8 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -32,10 +35,11 @@ import harness  # noqa: E402
 import timing  # noqa: E402
 import torch  # noqa: E402
 import tvm_ffi  # noqa: E402
+from children import Result, side_by_side  # noqa: E402
 
 from dsv4c.bench.card import measure_card  # noqa: E402
 
-Result = dict[str, Any]
+Named = tuple[str, harness.Case]
 
 
 def arguments() -> argparse.Namespace:
@@ -49,12 +53,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--without", action="append", default=[], metavar="BASELINE")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds per case")
-    return parser.parse_args()
+    parser.add_argument("--jobs", type=int, default=1, help="kernels at a time, if none is timed")
+    given = parser.parse_args()
+    if given.jobs > 1 and not given.no_time:
+        parser.error("--jobs wants --no-time: kernels side by side cannot be timed")
+    return given
 
 
-def collect(patterns: list[str], timed: bool = False) -> dict[str, list[tuple[str, harness.Case]]]:
+def collect(patterns: list[str], timed: bool = False) -> dict[str, list[Named]]:
     """Cases by kernel, as (kind, case); with `timed`, those that have a time."""
-    found: dict[str, list[tuple[str, harness.Case]]] = {}
+    found: dict[str, list[Named]] = {}
     wanted = [pattern.partition("/")[::2] for pattern in patterns] or [("", "")]
     for file in sorted((ROOT / "tests" / "gpu").glob("cases_*.py")):
         names = [name for kind, name in wanted if kind in file.stem]
@@ -93,9 +101,7 @@ def run_case(case: harness.Case, kernel: Any, given: argparse.Namespace) -> Resu
     return result
 
 
-def child(
-    cases: list[tuple[str, harness.Case]], given: argparse.Namespace, answers: Connection
-) -> None:
+def child(given: argparse.Namespace, cases: Sequence[Named], answers: Connection) -> None:
     """Run the cases of one kernel, one answer each."""
     for _, case in cases:
         start = time.monotonic()
@@ -109,30 +115,19 @@ def child(
     answers.close()
 
 
-def run_kernel(cases: list[tuple[str, harness.Case]], given: argparse.Namespace) -> list[Result]:
-    """Run the cases of one kernel in children; after a death the next child goes on behind it."""
-    results: list[Result] = []
-    while len(results) < len(cases):
-        receiver, sender = multiprocessing.Pipe(duplex=False)
-        process = multiprocessing.get_context("fork").Process(
-            target=child, args=(cases[len(results) :], given, sender)
-        )
-        process.start()
-        sender.close()
-        try:
-            while len(results) < len(cases):
-                if not receiver.poll(given.limit):
-                    raise EOFError
-                results.append(receiver.recv())
-                show(cases[len(results) - 1], results[-1])
-        except EOFError:
-            alive = process.is_alive()
-            end = "hung" if alive else f"ended with {process.exitcode}"
-            results.append({"error": f"the process {end}"})
-            show(cases[len(results) - 1], results[-1])
-        process.kill()
-        process.join()
-    return results
+def run_kernels(
+    kernels: dict[str, list[Named]], given: argparse.Namespace
+) -> Iterator[tuple[str, list[Result]]]:
+    """The results of each kernel; last come those that found no memory beside others."""
+    work = partial(child, given)
+    again: dict[str, list[Named]] = {}
+    for kernel, results in side_by_side(kernels, work, given.jobs, given.limit, show):
+        full = ["OutOfMemoryError" in one.get("error", "") for one in results]
+        if given.jobs > 1 and any(full):
+            again[kernel] = kernels[kernel]
+        else:
+            yield kernel, results
+    yield from side_by_side(again, work, 1, given.limit, show)
 
 
 def passed(result: Result) -> bool:
@@ -140,7 +135,7 @@ def passed(result: Result) -> bool:
     return "error" not in result and all(gate["ok"] for gate in result.get("gates", []))
 
 
-def show(case: tuple[str, harness.Case], result: Result) -> None:
+def show(case: Named, result: Result) -> None:
     """One line for a result as it comes, with the gates that failed."""
     word = "ok   " if passed(result) else "WRONG"
     print(word, f"{case[0]}/{case[1].name}", result.get("seconds", ""), flush=True)
@@ -191,8 +186,9 @@ def main() -> int:
         "results": results,
     }
     given.out.mkdir(parents=True, exist_ok=True)
-    for kernel, cases in collect(given.patterns, given.no_check).items():
-        for (kind, case), result in zip(cases, run_kernel(cases, given), strict=True):
+    kernels = collect(given.patterns, given.no_check)
+    for kernel, found in run_kernels(kernels, given):
+        for (kind, case), result in zip(kernels[kernel], found, strict=True):
             results.append({"case": f"{kind}/{case.name}", "kernel": kernel, **result})
         # After each kernel: what was found stays if the run is cut off.
         (given.out / "gpu_kernels.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -7,11 +7,36 @@ from functools import partial
 
 import torch
 
+from dsv4c import hardware
 from dsv4c.bench.results import Card, Time
 from dsv4c.bench.timing import Call, time_calls
+from dsv4c.errors import DsvError
 
 _COPIED = 1 << 28
 _SIDE = 8192
+
+
+def require_gpu(command: str, where: str, target: str) -> None:
+    """Raise DsvError DSV601 where torch has no GPU.
+
+    Args:
+        command: that times kernels.
+        where: the folder whose kernels they are.
+        target: of the kernels.
+    """
+    if torch.cuda.is_available():
+        return
+    present = ", ".join(gpu.name for gpu in hardware.gpus())
+    raise DsvError(
+        "DSV601",
+        f"{command} needs a GPU and there is none",
+        where=where,
+        expected=f"a GPU of {target}",
+        found=f"{present}, which torch {torch.__version__} cannot use" if present else "no GPU",
+        hint="install torch with CUDA, see dsv4c env"
+        if present
+        else "copy the folder to a machine with one: no compiler is needed there",
+    )
 
 
 def measure_card() -> Card:

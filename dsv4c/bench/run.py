@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from dsv4c import hardware
-from dsv4c.bench.card import measure_card
+from dsv4c.bench.card import measure_card, require_gpu
 from dsv4c.bench.peers.compare import Layers, compare
 from dsv4c.bench.results import Bench, PeerRow, StepRow
 from dsv4c.bench.steps import measure_step
@@ -69,6 +69,7 @@ def run_bench(plan: Plan, wanted: Wanted, report: Progress | None = None) -> Ben
             expected="a plan for sm_90a or sm_100a",
             hint="compile with --target sm_90a",
         )
+    require_gpu("bench", str(plan.path), plan.target)
     plan.device()
     _require_kernel(plan, wanted.kernel)
     steps = [(count, wanted.context, 1) for count in wanted.sequences]
@@ -165,6 +166,8 @@ def compile_config(
             "bench needs a GPU and there is none",
             where=config,
             expected="a GPU of sm_90a or sm_100a",
+            found=", ".join(gpu.name for gpu in hardware.gpus()) or "no GPU",
+            hint=f"{_compile_command(config, chosen, 'sm_90a')} here, dsv4c bench PLAN on it",
         )
     if find_spec("cutlass") is None:
         raise DsvError(
@@ -172,11 +175,16 @@ def compile_config(
             "bench compiles a config, and there is no compiler",
             where=config,
             expected="nvidia-cutlass-dsl, or the folder of a plan",
-            hint=f"elsewhere: dsv4c compile {config} --synthetic --layers "
-            f"{','.join(map(str, chosen))} --target {target} -o PLAN",
+            hint=f"elsewhere: {_compile_command(config, chosen, target)}",
         )
+    require_gpu("bench", config, target)
     read = partial(random_source, config, chosen, seed, experts, attention)
     return compile_source(read, out, target, progress=report)
+
+
+def _compile_command(config: str, layers: Sequence[int], target: str) -> str:
+    numbers = ",".join(map(str, layers))
+    return f"dsv4c compile {config} --synthetic --layers {numbers} --target {target} -o PLAN"
 
 
 def one_of_each(config: ModelConfig) -> list[int]:

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import dsv4c
+from dsv4c.bench.card import require_gpu
 from dsv4c.bench.results import Card
 from dsv4c.errors import DsvError
 from dsv4c.plan.plan import Plan, load_plan
@@ -42,6 +43,7 @@ def measure_folder(
     where = _plan_of(folder, read, plan)
     loaded = load_plan(where)
     _require_kernels(loaded, read)
+    require_gpu("tune measure", str(folder), read.target)
     loaded.device()
     jobs = jobs_of(read)
     run = _Run(folder, where, jobs, limit, report or (lambda phase, done, total: None))

@@ -55,7 +55,30 @@ def test_a_config_without_a_gpu(config: str, tmp_path: Path) -> None:
         compile_config(config, tmp_path / "plan")
     result = call("bench", config)
     assert (result.exit_code, result.stdout) == (7, "")
-    assert "expected: a GPU of sm_90a or sm_100a" in result.stderr
+    assert "expected: a GPU of sm_90a or sm_100a\n  found:    no GPU\n" in result.stderr
+    command = f"dsv4c compile {config} --synthetic --layers"
+    assert f"hint:     {command} 0,2" in result.stderr
+    assert "--target sm_90a -o PLAN here, dsv4c bench PLAN on it\n" in result.stderr
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_plan_without_a_gpu(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(plan, "target", "sm_90a")
+    with pytest.raises(DsvError, match="DSV601: bench needs a GPU and there is none") as caught:
+        run_bench(plan, Wanted([1], 128))
+    assert (caught.value.where, caught.value.expected) == (str(plan.path), "a GPU of sm_90a")
+    assert caught.value.hint == "copy the folder to a machine with one: no compiler is needed there"
+
+
+def test_torch_that_cannot_use_the_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(hardware, "gpus", lambda: (hardware.Gpu("H100", (9, 0), 80 << 30),))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(DsvError, match="DSV601: bench needs a GPU and there is none") as caught:
+        compile_config("flash", tmp_path / "plan")
+    assert str(caught.value.found).startswith("H100, which torch ")
+    assert caught.value.hint == "install torch with CUDA, see dsv4c env"
+    assert not (tmp_path / "plan").exists()
 
 
 def test_a_config_without_the_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -136,6 +159,7 @@ def measured(plan: Plan, run: Bench, monkeypatch: pytest.MonkeyPatch) -> list[tu
         asked.append(sizes)
         return run.steps[len(asked) - 1]
 
+    monkeypatch.setattr(module, "require_gpu", lambda *words: None)
     monkeypatch.setattr(module, "measure_card", lambda: run.card)
     monkeypatch.setattr(module, "measure_step", step)
     monkeypatch.setattr(plan, "target", "sm_90a")

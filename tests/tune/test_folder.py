@@ -262,8 +262,11 @@ def test_a_folder_and_a_plan_that_do_not_belong_together(
     monkeypatch.setattr("dsv4c.tune.measure.load_plan", lambda path: plan)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(plan, "target", "sm_90a")
-    with pytest.raises(DsvError, match="DSV601: the plan needs a GPU and there is none"):
+    monkeypatch.setattr("dsv4c.hardware.gpus", lambda: ())
+    with pytest.raises(DsvError, match="DSV601: tune measure needs a GPU and there") as caught:
         measure_folder(folder, plan.path)
+    assert (caught.value.where, caught.value.found) == (str(folder), "no GPU")
+    assert caught.value.hint == "copy the folder to a machine with one: no compiler is needed there"
 
 
 def test_variants_are_named_by_their_tile(compiled: list[KernelSource], folder: Path) -> None:

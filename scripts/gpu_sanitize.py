@@ -29,8 +29,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sanitize_build import CORRECT, FAULTS, KINDS, PLANTED, build
+from sanitize_build import CORRECT, FAULTS, PLANTED, RECORD, build
 from sanitize_tasks import KERNELS, OVER, Facts, Task, run_task, run_tasks, shared_out
+
+Texts = dict[str, Facts]
 
 ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "docs" / "sanitizer.json"
@@ -49,18 +51,25 @@ def command(libraries: Path, task: Task, names: Sequence[str]) -> list[str]:
     return [*words, *child, str(libraries), task.tool, task.what, *names]
 
 
-def tasks(given: argparse.Namespace, known: dict[str, Any]) -> Iterator[Task]:
-    """Everything that was asked for."""
+def tasks(given: argparse.Namespace, known: dict[str, Any]) -> Iterator[tuple[Task, Texts]]:
+    """Everything that was asked for, and what text each case's kernel is of, where that is known."""
     from sanitize_child import chosen
 
-    record = given.libraries / KINDS
-    built = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+    built: dict[str, Any] = {"kinds": [], "texts": {}}
+    if (record := given.libraries / RECORD).exists():
+        built = json.loads(record.read_text(encoding="utf-8"))
     for tool in given.tools.split(","):
         if given.planted or not given.patterns:
             earlier = known["planted"].get(tool, {})
-            yield from shared_out(tool, "faults", PLANTED[tool], earlier, most=1e9)
-        names = list(chosen(given.patterns or built, tool))
-        yield from shared_out(tool, "cases", names, known["cases"].get(tool, {}))
+            for task in shared_out(tool, "faults", PLANTED[tool], earlier, most=1e9):
+                yield task, {}
+        cases = chosen(given.patterns or built["kinds"], tool)
+        keys = {
+            name: built["texts"].get(library, {}).get(case.kernel, "")
+            for name, (library, case) in cases.items()
+        }
+        for task in shared_out(tool, "cases", list(cases), known["cases"].get(tool, {})):
+            yield task, {name: {"text": keys[name]} for name in task.names if keys[name]}
 
 
 def main() -> int:
@@ -82,7 +91,7 @@ def main() -> int:
     deadline = time.monotonic() + given.limit
     given.out.mkdir(parents=True, exist_ok=True)
     known = json.loads(KEPT.read_text(encoding="utf-8"))
-    planned = list(tasks(given, known))
+    planned = dict(tasks(given, known))
     results = {(task.tool, task.what): dict[str, Facts]() for task in planned}
     for task in planned:
         results[task.tool, task.what] |= {name: {"cut": OVER} for name in task.names}
@@ -95,7 +104,9 @@ def main() -> int:
 
     begin = time.monotonic()
     for task, found in run_tasks(planned, run, given.jobs):
-        results[task.tool, task.what] |= found
+        texts = planned[task]
+        facts = {name: texts.get(name, {}) | one for name, one in found.items()}
+        results[task.tool, task.what] |= facts
         (given.out / "gpu_sanitize.json").write_text(document(results), encoding="utf-8")
         print(
             f"{time.monotonic() - begin:6.1f} s  {task.tool} {task.what}: {len(found)} of "

@@ -42,16 +42,47 @@ PLANTED = {
     tool: ("waiting", "unwaiting") if tool == "late" else (*_CORRECT, *_UNCLEAR, *_ALL)
     for tool in FAULTS
 }
-KINDS = "kinds.json"
+RECORD = "libraries.json"
+Sources = dict[str, "list[KernelSource]"]
 
 
 def build(folder: Path, kinds: Sequence[str]) -> None:
-    """Compile the libraries of these kinds, of every one if none is named."""
+    """Compile the libraries of these kinds, of every one if none is named, and say what they hold."""
+    from dsv4c.codegen.build import build_kernels
+    from dsv4c.codegen.link import link_library
+
+    kinds = kinds or every_kind()
+    found = sources(kinds)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, some in found.items():
+        if some:
+            entries = build_kernels(some, progress=lambda *item: print(*item, flush=True))
+            link_library([entry.object for entry in entries], folder / f"lib{name}.so")
+    record = {"kinds": list(kinds), "texts": texts(found)}
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def every_kind() -> list[str]:
+    """Those that have cases."""
+    files = (ROOT / "tests" / "gpu").glob("cases_*.py")
+    return sorted(path.stem.removeprefix("cases_") for path in files)
+
+
+def texts(found: Sources) -> dict[str, dict[str, str]]:
+    """What each kernel of each library is compiled from: its text and the compiler, hashed."""
+    from dsv4c.codegen.keys import kernel_key
+
+    return {
+        library: {source.name: kernel_key(source).folder.rpartition("__")[2] for source in some}
+        for library, some in found.items()
+    }
+
+
+def sources(kinds: Sequence[str]) -> Sources:
+    """The kernels of each library."""
     from cases_sparse_attention import KIND as SPARSE
     from planted.traced import needs_trace, traced
 
-    from dsv4c.codegen.build import build_kernels
-    from dsv4c.codegen.link import link_library
     from dsv4c.codegen.render import render
     from dsv4c.codegen.tiles.sparse_attention import SPARSE_ATTENTION
 
@@ -63,24 +94,18 @@ def build(folder: Path, kinds: Sequence[str]) -> None:
         found = [render(kind, params, "sm_90a") for params in module.variants("sm_90a")]
         return list({source.name: source for source in found}.values())
 
-    kinds = kinds or sorted(
-        path.stem.removeprefix("cases_") for path in (ROOT / "tests" / "gpu").glob("cases_*.py")
-    )
     kernels = [source for kind in kinds for source in variants(kind)]
-    libraries = {
+    found: Sources = {
         "faults": planted(followed),
         "kernels": kernels,
         "traced": [followed(source) for source in kernels if needs_trace(source.name)],
     }
     if SPARSE in kinds:
-        SPARSE_ATTENTION["sm_90a"] = replace(SPARSE_ATTENTION["sm_90a"], splits=())
-        libraries["unsplit"] = [followed(source) for source in variants(SPARSE)]
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, sources in libraries.items():
-        if sources:
-            entries = build_kernels(sources, progress=lambda *item: print(*item, flush=True))
-            link_library([entry.object for entry in entries], folder / f"lib{name}.so")
-    (folder / KINDS).write_text(json.dumps(list(kinds)) + "\n", encoding="utf-8")
+        tiles = SPARSE_ATTENTION["sm_90a"]
+        SPARSE_ATTENTION["sm_90a"] = replace(tiles, splits=())
+        found["unsplit"] = [followed(source) for source in variants(SPARSE)]
+        SPARSE_ATTENTION["sm_90a"] = tiles
+    return found
 
 
 def planted(followed: Callable[[KernelSource], KernelSource]) -> list[KernelSource]:

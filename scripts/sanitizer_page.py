@@ -4,8 +4,9 @@ usage: sanitizer_page.py [--anew] RESULTS.json ...
 
 Runs are put together case by case and tool by tool: a later result takes the place of an earlier one,
 unless the later run was cut before that case came. With --anew, nothing that was kept from before
-counts. Everything is kept in docs/sanitizer.json, and which of today's cases never ran; what stands between `<!-- begin NAME -->` and
-`<!-- end NAME -->` in the page is replaced.
+counts. Everything is kept in docs/sanitizer.json, with the cases that never ran and those whose kernel
+has another text today; what stands between `<!-- begin NAME -->` and `<!-- end NAME -->` in the page
+is replaced.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Kept = dict[str, dict[str, Facts]]
 
 def main() -> None:
     """Merge the results and fill in the page."""
-    from sanitize_child import chosen
+    from sanitize_build import every_kind, sources, texts
 
     parser = argparse.ArgumentParser()
     parser.add_argument("runs", nargs="*", type=Path)
@@ -38,10 +39,7 @@ def main() -> None:
     for path in given.runs:
         for run in json.loads(path.read_text(encoding="utf-8")):
             merge(kept, run)
-    for tool in TOOLS:
-        facts = kept["cases"].get(tool, {})
-        names = sorted(chosen([], tool))
-        kept["cases"][tool] = {name: facts.get(name, {"cut": "never run"}) for name in names}
+    compare(kept, texts(sources(every_kind())))
     KEPT.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     PAGE.write_text(page(kept), encoding="utf-8")
 
@@ -58,6 +56,20 @@ def merge(kept: Kept, run: dict[str, Any]) -> None:
     for name, facts in run["cases"].items():
         if "cut" not in facts or "cut" in into.get(name, facts):
             into[name] = facts
+
+
+def compare(kept: Kept, current: dict[str, dict[str, str]]) -> None:
+    """Keep today's cases only: those that never ran are cut, those of another text old."""
+    from sanitize_child import chosen
+
+    for tool in TOOLS:
+        facts, into = kept["cases"].get(tool, {}), dict[str, dict[str, Any]]()
+        for name, (library, case) in sorted(chosen([], tool).items()):
+            into[name] = facts.get(name, {"cut": "never run"})
+            into[name].pop("old", None)
+            if into[name].get("text", text := current[library][case.kernel]) != text:
+                into[name]["old"] = True
+        kept["cases"][tool] = into
 
 
 def planted(found: dict[str, Facts]) -> str:
@@ -90,11 +102,15 @@ def cases(found: dict[str, Facts]) -> str:
 
 
 def cell(facts: list[dict[str, Any]]) -> str:
-    """Such as `0 of 21`, `1 of 20 (1 not run)`; `-` for no case."""
-    cut = sum("cut" in one for one in facts)
-    bad = sum(one.get("findings", 0) > 0 for one in facts)
-    ran = f"{bad} of {len(facts) - cut}" if facts else "-"
-    return f"{ran} ({cut} not run)" if cut else ran
+    """Such as `0 of 21`, `1 of 20 (3 before a change, 1 not run)`; `-` for no case."""
+    ran = [one for one in facts if "cut" not in one]
+    bad = sum(one["findings"] > 0 for one in ran)
+    notes = (
+        (sum("old" in one for one in ran), "before a change"),
+        (len(facts) - len(ran), "not run"),
+    )
+    note = ", ".join(f"{count} {words}" for count, words in notes if count)
+    return f"{bad} of {len(ran)}" + (f" ({note})" if note else "") if facts else "-"
 
 
 if __name__ == "__main__":

@@ -25,13 +25,14 @@ def planned(script: Any, libraries: Path, *patterns: str) -> dict[tuple[str, str
         libraries=libraries, patterns=list(patterns), planted=False, tools="racecheck,late"
     )
     found: dict[tuple[str, str], list[str]] = {}
-    for task in script.tasks(given, {"planted": {}, "cases": {}}):
+    for task, _ in script.tasks(given, {"planted": {}, "cases": {}}):
         found.setdefault((task.tool, task.what), []).extend(task.names)
     return found
 
 
 def test_without_patterns_all_that_was_built_and_the_faults(script: Any, tmp_path: Path) -> None:
-    (tmp_path / script.KINDS).write_text(json.dumps(["rms_norm", "step_metadata"]))
+    record = {"kinds": ["rms_norm", "step_metadata"], "texts": {}}
+    (tmp_path / script.RECORD).write_text(json.dumps(record))
     found = planned(script, tmp_path)
     assert found["racecheck", "faults"] == list(script.PLANTED["racecheck"])
     assert found["late", "faults"] == ["waiting", "unwaiting"]
@@ -45,6 +46,23 @@ def test_named_cases_alone(script: Any, tmp_path: Path) -> None:
     assert {what for _, what in found} == {"cases"}
     assert found["racecheck", "cases"]
     assert all(name.startswith("rms_norm/t3_") for name in found["racecheck", "cases"])
+
+
+def test_results_name_the_text_of_their_kernel(script: Any, tmp_path: Path) -> None:
+    build = importlib.import_module("sanitize_build")
+    record: dict[str, Any] = {"kinds": ["rms_norm"]}
+    record["texts"] = build.texts(build.sources(["rms_norm"]))
+    (tmp_path / script.RECORD).write_text(json.dumps(record))
+    given = argparse.Namespace(
+        libraries=tmp_path, patterns=[], planted=False, tools="memcheck,racecheck"
+    )
+    (texts,) = (
+        found
+        for task, found in script.tasks(given, {"planted": {}, "cases": {}})
+        if (task.tool, task.what) == ("memcheck", "cases")
+    )
+    assert {one["text"] for one in texts.values()} <= set(record["texts"]["kernels"].values())
+    assert all(len(one["text"]) == 12 for one in texts.values())
 
 
 def test_a_cut_case_or_a_missed_fault_fails(script: Any, capsys: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,3 +73,30 @@ def test_cut_cases_are_told_and_not_counted(page: Any) -> None:
         "| other | 1 of 1 | - |",
         "| all | 1 of 2 (1 not run) | 0 of 0 (1 not run) |",
     ]
+
+
+def test_today_s_cases_alone_and_what_became_of_their_texts(
+    page: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = SimpleNamespace(kernel="k1")
+    cases = {f"k/{name}": ("kernels", case) for name in ("same", "other", "unknown", "never")}
+    child = importlib.import_module("sanitize_child")
+    monkeypatch.setattr(child, "chosen", lambda patterns, tool: cases if tool == "late" else {})
+    facts = {
+        "k/same": clean() | {"text": "aa", "old": True},
+        "k/other": clean() | {"text": "bb"},
+        "k/unknown": clean(),
+        "k/gone": clean(),
+    }
+    kept = {"planted": {}, "cases": {"late": facts}}
+    page.compare(kept, {"kernels": {"k1": "aa"}})
+    assert kept["cases"]["late"] == {
+        "k/never": {"cut": "never run"},
+        "k/other": clean() | {"text": "bb", "old": True},
+        "k/same": clean() | {"text": "aa"},
+        "k/unknown": clean(),
+    }
+    assert (
+        page.cell(list(kept["cases"]["late"].values())) == "0 of 3 (1 before a change, 1 not run)"
+    )
+    assert page.cell([]) == "-"

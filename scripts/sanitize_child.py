@@ -6,6 +6,7 @@ usage: sanitize_child.py LIBRARIES TOOL faults|cases NAME ...        (scripts/gp
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
 import sys
 import time
@@ -25,7 +26,6 @@ Chosen = dict[str, tuple[str, Any]]
 
 def chosen(patterns: Sequence[str], tool: str) -> Chosen:
     """By name, the library and the case; those of the first pattern of every kernel first."""
-    import gpu_kernels
     import late
     import sanitized
     from planted.traced import needs_trace
@@ -35,7 +35,7 @@ def chosen(patterns: Sequence[str], tool: str) -> Chosen:
 
     race = tool == "racecheck"
     found: list[tuple[int, str, str, Any]] = []
-    for cases in gpu_kernels.collect(list(patterns)).values():
+    for cases in _collected(tuple(patterns)):
         for kind, case in cases:
             name = f"{kind}/{case.name}"
             if case.verify is None or (race and place(name, sanitized.TOO_LONG) >= 0):
@@ -49,6 +49,13 @@ def chosen(patterns: Sequence[str], tool: str) -> Chosen:
             if again and (at := place(case.name, sanitized.UNSPLIT)) >= 0:
                 found.append((at, f"{name}_unsplit", "unsplit", case))
     return {name: (library, case) for _, name, library, case in sorted(found, key=lambda x: x[0])}
+
+
+@functools.cache
+def _collected(patterns: tuple[str, ...]) -> list[list[tuple[str, Any]]]:
+    import gpu_kernels
+
+    return list(gpu_kernels.collect(list(patterns)).values())
 
 
 class _Child:

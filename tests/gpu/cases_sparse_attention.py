@@ -19,7 +19,7 @@ from harness import (
     compare,
     count_gate,
 )
-from sparse_attention_bounds import bounds, with_slope
+from sparse_attention_bounds import Limits, judged, limits
 
 from dsv4c.codegen.kernels import sparse_attention as family
 
@@ -70,11 +70,13 @@ def cases() -> list[Case]:
     ]
     found += [Setup(257, heads, 300, page=1) for heads in HEADS]
     found += [Setup(t, h, k) for h in HEADS for k in (64, 512, 1024) for t in (2, 40, 258)]
+    found.append(Setup(9, 64, 64))
     for cache in family.CACHES:
         found += [Setup(7, 64, 512, cache, "far", pages=FAR_PAGES[cache])]
         found += [Setup(64, 64, 512, cache, "odd"), Setup(0, 64, 512, cache, "empty")]
     found += [Setup(1, 64, 8192), Setup(7, 128, 8191, page=1)]
     found += [Setup(t, 64, 512, what="same") for t in (7, 40, 257)]
+    found += [Setup(t, heads, 512, what="alike") for heads in (64, 128) for t in (1, 64, 70)]
     found += [Setup(247, 8, 64, what="decode"), Setup(247, 64, 0, what="decode")]
     batches = [
         _batch_case(few, Setup(most, h, k, what=f"batch{few}")) for h, k, few, most in BATCHES
@@ -174,11 +176,17 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
         sink.fill_(-1e4)
     if setup.what == "same":
         q[:] = q[:1].clone()
+    if setup.what == "alike":
+        sink.fill_(-1e4)
     parts = [_source(setup, WINDOW, WINDOW, make, 0)]
     if setup.k:
         parts.append(_source(setup, setup.page, setup.k, make, setup.pages))
     if setup.what == "odd":
         _spoil(setup, parts[-1])
+    if setup.what == "alike":
+        # One row, then copies of another: all of their p are rounded the same way.
+        parts[0][1][:, 1:] = -1
+        parts[1][1][:] = parts[1][1][:, :1].clone()
     if setup.what == "decode":
         cache, index = parts[0]
         at = index[:, 0].long()
@@ -223,6 +231,8 @@ def _counts(setup: Setup, columns: int, make: torch.Generator) -> torch.Tensor:
     """Valid indices of each token: none, one, odd numbers, all; a token of its own has all."""
     tokens = setup.tokens
     count = torch.randint(1, columns + 1, (tokens,), generator=make, device=DEVICE)
+    if setup.what == "alike":
+        return torch.full_like(count, columns)
     if setup.what == "decode":
         return torch.full_like(count, int(columns == WINDOW))
     low = 1 if columns == WINDOW else 0
@@ -314,11 +324,10 @@ def _gather(cache: torch.Tensor, index: torch.Tensor, page: int, dtype: torch.dt
 
 @dataclass(frozen=True)
 class Reference:
-    """Float64 output of some tokens, the bound of its error, and the bound of its slope."""
+    """Float64 output of some tokens, and what rounding may do to it."""
 
     out: torch.Tensor
-    bound: torch.Tensor
-    slope: torch.Tensor
+    limits: Limits
 
 
 def _reference(setup: Setup, inputs: Sequence[torch.Tensor]) -> Reference:
@@ -333,7 +342,7 @@ def _reference(setup: Setup, inputs: Sequence[torch.Tensor]) -> Reference:
     e = torch.exp(s - top)
     p = e / (e.sum(-1, keepdim=True) + torch.exp(sink[:, None] - top)).clamp_min(1e-300)
     out = p @ v
-    return Reference(out, *bounds(q, v, s, p, out))
+    return Reference(out, limits(q, v, s, p, out))
 
 
 def _verify(setup: Setup, run: Run) -> list[Gate]:
@@ -343,15 +352,17 @@ def _verify(setup: Setup, run: Run) -> list[Gate]:
     if setup.what == "same":
         return [Gate("identical_tokens", bool((y == y[:1]).all()), float((y != y[:1]).sum()))]
     parts = [_reference(setup, part) for part in _chunks(run.inputs)]
-    out, bound, slope = (
-        torch.cat([getattr(part, field.name) for part in parts])
-        for field in dataclasses.fields(Reference)
+    out = torch.cat([part.out for part in parts])
+    limit = Limits(
+        *(
+            torch.cat([getattr(part.limits, field.name) for part in parts])
+            for field in dataclasses.fields(Limits)
+        )
     )
     if setup.what == "decode":
         wrong = (y.double() - out).abs() > torch.where(out.abs() < 2.0**-126, 2.0**-126, 0.0)
         return [Gate("decoded_bits", not bool(wrong.any()), float(wrong.sum()))]
-    gate = compare("o", y, out, bound)
-    return [with_slope(gate, y, out, slope)]
+    return [judged(compare("o", y, out, limit.element), y, out, limit)]
 
 
 def _chunks(inputs: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

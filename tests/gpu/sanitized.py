@@ -45,9 +45,11 @@ CHOSEN: dict[str, tuple[str, ...]] = {
         "*_t3", "*_t300_ties", "*_t64", "*_t129_ties", "*_t8_odd", "tiny_*t4096", "flash_hash_t4096",
     ),
     "sample": ("r1_*", "r3_*", "r33_*_odd", "r33_*_equal", "r33_*_wide", "r0_*"),
-    # Clusters of 8 and 2 blocks, single ones; window only; an entry a page; NaN; far pages; nothing.
+    # Clusters of 16, 8 and 2 blocks with parts of the heads and with all of them, single ones; window
+    # only; an entry a page; NaN; far pages; nothing.
     "sparse_attention": (
-        "t1_*_k0_*", "t1_*", "t7_*_k0_*", "t8_h128_k1024_c32_*", "t40_*_k64_*", "t64_*_odd", "t0_*", "t7_*_far",
+        "t1_*_k0_*", "t1_*", "t2_h128_k64_*", "t9_h64_k64_*", "t7_*_k0_*", "t8_h128_k1024_c32_*",
+        "t40_*_k64_*", "t64_*_odd", "t0_*", "t7_*_far",
     ),
     "step_metadata": ("t3_*", "t129_*", "t64_*_alone", "t0_*"),
     # Clusters of 8, 4, 2 and single blocks; short rows; equal scores; NaN; padding; nothing.

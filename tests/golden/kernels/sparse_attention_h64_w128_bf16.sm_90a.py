@@ -619,6 +619,8 @@ def consume(
                     exponentials(s_rows, p_rows, level, total)
                     cute.copy(st_p, st_p.retile(probs), st_p.partition_D(s_p_own))
                     cute.arch.fence_proxy("async.shared", space="cta")
+                    # a warp multiplies 16 rows of p, which its lanes stored for each other
+                    cute.arch.sync_warp()
                     cute.arch.barrier_arrive(barrier_id=3 + turn, number_of_threads=CONSUMERS)
                 else:
                     if cutlass.const_expr(turn == 1):

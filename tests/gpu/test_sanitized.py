@@ -53,10 +53,13 @@ def test_traced_text_has_only_what_racecheck_follows(kind: str) -> None:
 
 
 def test_counts_of_warps_become_counts_of_lanes() -> None:
+    """And those of threads stay: a kernel that waits for more would never end."""
     text = "cute.arch.mbarrier_init(bars + s, loads)\ncute.arch.mbarrier_init(a, 1)\n"
     text += "cute.arch.mbarrier_init(f(bars, s), tile.warps)\n"
+    text += "cute.arch.mbarrier_init(full + s, 1 + 32 * ROW_WARPS)\n"
     assert traced("linears", text).splitlines() == [
         "cute.arch.mbarrier_init(bars + s, 1 + 32 * (loads - 1))",
         "cute.arch.mbarrier_init(a, 1)",
         "cute.arch.mbarrier_init(f(bars, s), 32 * (tile.warps))",
+        "cute.arch.mbarrier_init(full + s, 1 + 32 * ROW_WARPS)",
     ]

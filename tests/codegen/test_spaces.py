@@ -85,7 +85,7 @@ def test_candidates_keep_a_tokens_bits(name: str) -> None:
         ("o", {"beside": True}, "of 116224"),
         ("o", {"tokens": 64, "stages": 2, "warps_m": 1, "warps_k": 2}, "no whole warpgroups"),
         ("narrow", {"depth": 256, "stages": 2}, "a row of one piece"),
-        ("seam", {"groups": 4}, "4 groups"),
+        ("seam", {"groups": 3}, "3 groups"),
         ("seam", {"teams": 8}, "8 clusters at a time"),
         ("seam", {"slices": 3}, "4096 channels do not share out"),
         ("first", {"staged": True}, "only the seam has bulk copies"),

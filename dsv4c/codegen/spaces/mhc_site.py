@@ -11,7 +11,7 @@ from dsv4c.codegen.tiles.mhc_site import SiteTile
 # Clusters that an H100 runs at a time, by blocks of one.
 _TEAMS = {16: 7, 8: 15, 4: 30, 2: 66, 1: 132}
 _TOKENS, _STREAMS, _SLICE = 8, 4, 32
-_SMEM = 232448 - 8192
+_SMEM = 232448 - 1024
 
 
 def tile_type(values: Values) -> type[SiteTile]:
@@ -27,12 +27,14 @@ def legal(values: Values, shape: Shape) -> str | None:
     if rest or not warps:
         return f"{width} channels do not share out to {tile.blocks} blocks"
     channels = warps * tile.slices * _SLICE
-    staged = _TOKENS * (2 * channels * (_STREAMS + 1) + 256) * tile.groups if tile.staged else 0
-    used = channels * _STREAMS * 24 * 4 + staged
+    staged = _TOKENS * (2 * channels * (_STREAMS + 1) + 256) if tile.staged else 0
+    group = 4 * _TOKENS * (26 * warps + 6 * tile.blocks) + staged
+    used = channels * _STREAMS * 24 * 4 + 4 * _TOKENS * 21 * tile.blocks + tile.groups * group
     checks = (
-        (8 * tile.blocks <= 32 * warps, "a warp's lanes do not suffice for the sums"),
-        (1 <= tile.groups <= 3, f"{tile.groups} groups"),
-        (32 * tile.groups * (warps + 1) <= 1024, f"{tile.groups} groups of {warps + 1} warps"),
+        (tile.blocks <= 16 * warps, "a warp's lanes do not suffice for the sums"),
+        (tile.groups in (1, 2, 4), f"{tile.groups} groups"),
+        (tile.blocks % tile.groups == 0, f"{tile.groups} groups of {tile.blocks} blocks"),
+        (tile.groups * warps + 2 <= 32, f"{tile.groups} groups of {warps} warps"),
         (1 <= tile.teams <= _TEAMS.get(tile.blocks, 0), f"{tile.teams} clusters at a time"),
         (not tile.staged or shape["site"] == "mhc_seam", "only the seam has bulk copies"),
         (used <= _SMEM, f"needs {used} bytes of shared memory of {_SMEM}"),
@@ -43,7 +45,7 @@ def legal(values: Values, shape: Shape) -> str | None:
 def near(values: Values, shape: Shape) -> Iterator[dict[str, int | bool | str]]:
     """Other groups of warps, clusters in a launch, with bulk copies or without."""
     most = _TEAMS[int(values["blocks"])]
-    options = product((1, 2, 3), {1, 2, most // 2 + 1, most}, (False, True))
+    options = product((1, 2, 4), {1, 2, most // 2 + 1, most}, (False, True))
     found: list[dict[str, int | bool | str]] = [
         {**values, "groups": groups, "teams": teams, "staged": staged}
         for groups, teams, staged in options

@@ -13,7 +13,7 @@ class SiteTile:
         most: largest T.
         blocks: of a cluster, which share the channels; 16 is beyond what every GPU must have.
         slices: of 32 channels, of a warp.
-        groups: of warps in a block, which take a tile of eight tokens each.
+        groups: of warps in a block, which take a tile of eight tokens each; they divide `blocks`.
         teams: most clusters in a launch: no more than run at once.
         staged: operands of the next tile come by bulk copies while a group works on one.
     """
@@ -33,7 +33,7 @@ MHC_SITE: dict[tuple[str, int], tuple[SiteTile, ...]] = {
     ("mhc_seam", 4096): (
         SiteTile(64, 16, 2, 2, 4),
         SiteTile(256, 16, 2, 2, 7),
-        SiteTile(0, 16, 2, 3, 7, staged=True),
+        SiteTile(0, 16, 2, 4, 7, staged=True),
     ),
     ("mhc_seam", 7168): (SiteTile(128, 16, 2, 2, 7), SiteTile(0, 16, 2, 1, 7, staged=True)),
     ("mhc_first", 4096): (SiteTile(120, 8, 2, 1, 15), SiteTile(0, 8, 2, 2, 15)),

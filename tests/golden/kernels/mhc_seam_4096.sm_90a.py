@@ -19,7 +19,7 @@
 # and takes tokens in tiles of eight: the columns of mma.sync, whose rows are those of fn. Of each
 # slice of 32 channels of its warp, lane l has eight, of token l // 4, in all streams: it makes them,
 # multiplies them as B operands, and has them still when the coefficients are known. Every block
-# sends its sums of a tile to all blocks of the cluster; all additions have a fixed order.
+# sends its sums of a tile to the blocks that need them; all additions have a fixed order.
 
 from dataclasses import dataclass
 
@@ -36,12 +36,14 @@ ITERATIONS = 20
 LOG2E = 1.4426950408889634
 TOKENS, SLICE = 8, 32  # tokens of a tile; channels of a warp's slice
 KINDS = 4  # streams that differ
-# Of fn: rows, rows that a lane loads, A operands of a step of 16 channels. Sums of a token, padded:
-# the rows, the sum of squares.
-ROWS, LOADS, OPERANDS, SUMS = 24, 3, 3, 28
+# Of fn: rows, rows that a lane loads, A operands of a step of 16 channels.
+ROWS, LOADS, OPERANDS = 24, 3, 3
 STEP_BYTES = OPERANDS * 512
-BLOCK_SUMS = TOKENS * SUMS + 8  # four blocks' sums of a token fall into different banks
-BATCH = 4  # steps of fn that a warp loads at a time
+# Sums of a tile: the rows of pre; the squares; the rows of post and comb. All blocks need the first
+# two, one block the last two. Four blocks' sums of two tokens fall into different banks.
+SQUARES = 4 * TOKENS
+LATER = SQUARES + TOKENS
+SUMS = LATER + (ROWS - 4) * TOKENS
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,22 @@ class Tile:
 
     def __post_init__(self):
         assert self.blocks * self.warps * self.slices * SLICE == WIDTH, self
-        assert TOKENS * self.blocks <= 32 * self.warps and self.groups <= 3, self
+        assert self.groups <= 4 and self.blocks % self.groups == 0, self
+        assert TOKENS // 4 * self.blocks <= 32 * self.warps, self
 
     @property
     def workers(self):
-        """Warps of all groups; one more a group makes post and comb."""
+        """Warps of all groups; one more makes post and comb, one copies."""
         return self.groups * self.warps
 
     @property
     def threads(self):
-        return 32 * (self.workers + self.groups)
+        return 32 * (self.workers + (2 if self.staged else 1))
+
+    @property
+    def stages(self):
+        """Places for operands: one of each group."""
+        return self.groups if self.staged else 0
 
     @property
     def channels(self):
@@ -81,15 +89,22 @@ class Tile:
     @property
     def record(self):
         """Bytes of a staged token; odd halves of 128 bytes apart, so that two tokens share no bank."""
-        return (2 * self.channels * (STREAMS + 1) + 80 + 127) // 128 * 128 + 64
+        return (2 * self.channels * (STREAMS + 1) + 127) // 128 * 128 + 64
 
     @property
     def stage_bytes(self):
-        return TOKENS * self.record if self.staged else 128
+        """Of a tile: records; comb and post of its tokens."""
+        return TOKENS * (self.record + 80) if self.staged else 128
+
+    @property
+    def row_bytes(self):
+        """Of a row of fn."""
+        return KINDS * 4 * self.channels
 
     @property
     def fn_bytes(self):
-        return self.warps * self.slices * KINDS * 2 * STEP_BYTES
+        return ROWS * self.row_bytes
+
 
 @dataclass(frozen=True)
 class Site:
@@ -111,15 +126,15 @@ class Site:
 
 @dataclass(frozen=True)
 class Shared:
-    """Shared memory: fn; base, then scale; sums of warps and of blocks, for the mix and then for
-    the norm; barriers."""
+    """Shared memory: fn; base, then scale; operands; sums of warps and of blocks, for the mix and
+    then for the norm; barriers: two of each group, one for post and comb, two of each stage."""
 
     fn: cute.Tensor
     line: cute.Tensor
     stage: cute.Tensor
     warp_sums: cute.Tensor
     block_sums: cute.Tensor
-    totals: cute.Tensor
+    later_sums: cute.Tensor
     warp_squares: cute.Tensor
     block_squares: cute.Tensor
     bars: cute.Pointer
@@ -133,6 +148,12 @@ class Worker:
     group: Int32
     warp: Int32
     lane: Int32
+
+
+@cute.jit
+def fn_bar(shared: Shared, tile: cutlass.Constexpr) -> cute.Pointer:
+    """The barrier that fn arrives at."""
+    return shared.bars + 2 * tile.groups + 1
 
 
 # --- fn as A operands, products -----------------------------------------------------------------
@@ -167,6 +188,16 @@ def at(address: Int32, dtype: cutlass.Constexpr, count: cutlass.Constexpr) -> cu
 
 
 @cute.jit
+def bulk(source: Int64, place: Int32, size: Int32, bar: cute.Pointer):
+    """Start one copy of `size` bytes to shared memory, counted by a barrier."""
+    cute.arch.inline_ptx(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+        " [{$r0}], [{$r1}], {$r2}, [{$r3}];",
+        read_only_args=[place, source, size, bar.toint()],
+    )
+
+
+@cute.jit
 def split(value: cute.Tensor, words: cute.Tensor):
     """Four weights -> their high parts as two words, then their low parts."""
     for i in cutlass.range_constexpr(2):
@@ -176,21 +207,21 @@ def split(value: cute.Tensor, words: cute.Tensor):
 
 
 @cute.jit
-def load_step(
-    fn: cute.Tensor, step: Int32, rank: Int32, lane: Int32, value: cute.Tensor, tile: cutlass.Constexpr
+def copy_fn(
+    fn: cute.Tensor, shared: Shared, rank: Int32, warp: Int32, lane: Int32, tile: cutlass.Constexpr
 ):
-    """Four channels of this lane's rows of fn, for one step of 16 channels -> value [4, rows]."""
-    channel = (
-        rank * tile.channels + step // (2 * KINDS) * SLICE + lane % 4 * 8 + step % 2 * 4
-    )
-    for m in cutlass.range_constexpr(ROWS // 8):
-        row = cute.zipped_divide(fn[lane // 4 + 8 * m, None], (4,))
-        columns = step // 2 % KINDS * WIDTH + channel
-        cute.autovec_copy(row[(None, columns // 4)], value[None, m])
+    """Start copies of fn for this block's channels, of a row and a stream each, by all warps."""
+    bytes_ = cutlass.const_expr(4 * tile.channels)
+    for line in cutlass.range(warp, ROWS * KINDS, tile.threads // 32, unroll=1):
+        if lane == 0:
+            row, k = line // KINDS, line % KINDS
+            source = fn[row, None].iterator.toint() + Int64(4 * (k * WIDTH + rank * tile.channels))
+            place = shared.fn.iterator.toint() + row * tile.row_bytes + k * bytes_
+            bulk(source, place, Int32(bytes_), fn_bar(shared, tile))
 
 
 @cute.jit
-def make_operands(value: cute.Tensor, part: cute.Tensor, lane: Int32):
+def make_operands(value: cute.Tensor, part: cute.Tensor):
     """Split this lane's weights of a step into its registers of the A operands, part [4, operand].
 
     Registers: (row g, pair 0), (row g + 8, pair 0), (row g, pair 1), (row g + 8, pair 1).
@@ -207,20 +238,25 @@ def make_operands(value: cute.Tensor, part: cute.Tensor, lane: Int32):
 @cute.jit
 def keep_fn(fn: cute.Tensor, shared: Shared, rank: Int32, warp: Int32, lane: Int32, tile: cutlass.Constexpr):
     """The columns of fn for this block's channels, as A operands in shared memory."""
-    steps = cutlass.const_expr(tile.fn_bytes // STEP_BYTES)
-    turns = cutlass.const_expr(-(-steps // tile.workers))
-    value = cute.make_rmem_tensor((4, LOADS, BATCH), Float32)
-    part = cute.make_rmem_tensor((4, OPERANDS), Uint32)
-    for turn in cutlass.range_constexpr(0, turns, BATCH):
-        for b in cutlass.range_constexpr(min(BATCH, turns - turn)):
-            step = cutlass.min((turn + b) * tile.workers + warp, steps - 1)
-            load_step(fn, step, rank, lane, value[None, None, b], tile)
-        for b in cutlass.range_constexpr(min(BATCH, turns - turn)):
-            step = cutlass.min((turn + b) * tile.workers + warp, steps - 1)
-            make_operands(value[None, None, b], part, lane)
-            place = shared.fn.iterator.toint() + step * STEP_BYTES + lane * 16
+    steps = cutlass.const_expr(tile.warps * tile.slices * KINDS * 2)
+    # Each lane writes its operands over the weights that they are made of: nobody else has these.
+    # Of its eight channels the last four come first in odd rows: two rows then share no bank.
+    odd = lane // 4 % 2 * 16
+    place = shared.fn.iterator.toint() + lane // 4 * tile.row_bytes + lane % 4 * 32
+    cute.arch.mbarrier_wait(fn_bar(shared, tile), 0)
+    for step in cutlass.range(warp, steps // 2, tile.workers, unroll=1):
+        weights = place + 4 * (step % KINDS * tile.channels + step // KINDS * SLICE)
+        value = cute.make_rmem_tensor((4, LOADS, 2), Float32)
+        part = cute.make_rmem_tensor((4, OPERANDS), Uint32)
+        for half in cutlass.range_constexpr(2):
+            for i in cutlass.range_constexpr(LOADS):
+                row = weights + i * 8 * tile.row_bytes
+                cute.autovec_copy(at(row + 16 * half, Float32, 4), value[None, i, half])
+        for half in cutlass.range_constexpr(2):
+            make_operands(value[None, None, half], part)
             for i in cutlass.range_constexpr(OPERANDS):
-                cute.autovec_copy(part[None, i], at(place + i * 512, Uint32, 4))
+                row = weights + i * 8 * tile.row_bytes
+                cute.autovec_copy(part[None, i], at(row + (odd ^ 16 * half), Uint32, 4))
 
 
 @cute.jit
@@ -240,7 +276,9 @@ def products(
 ):
     """fn @ X' over this warp's channels, one accumulator per A operand; last, X' with itself."""
     steps = cutlass.const_expr(tile.slices * KINDS * 2)
-    address = shared.fn.iterator.toint() + me.warp * (steps * STEP_BYTES) + me.lane * 16
+    address = shared.fn.iterator.toint() + me.lane // 4 * tile.row_bytes
+    address = address + me.warp * (4 * tile.slices * SLICE) + me.lane % 4 * 32
+    odd = me.lane // 4 % 2 * 16
     a = cute.make_rmem_tensor((4,), Uint32)
     own = cute.make_rmem_tensor((4,), Uint32)
     own[1], own[3] = Uint32(0), Uint32(0)
@@ -249,8 +287,10 @@ def products(
         # The B registers of eight tokens are A registers of these eight rows.
         own[0], own[2] = kept[2 * half, k, s], kept[2 * half + 1, k, s]
         multiply(acc, OPERANDS, own, own[0], own[2])
+        place = address + 4 * (k * tile.channels + s * SLICE) + (odd ^ 16 * half)
         for i in cutlass.range_constexpr(OPERANDS):
-            cute.autovec_copy(at(address + step * STEP_BYTES + i * 512, Uint32, 4), a)
+            part = place + i * 8 * tile.row_bytes
+            cute.autovec_copy(at(part, Uint32, 4), a)
             multiply(acc, i, a, own[0], own[2])
 
 
@@ -270,25 +310,27 @@ def quad(v: Float32) -> Float32:
 
 @cute.jit
 def put_sums(kept: cute.Tensor, shared: Shared, me: Worker, tile: cutlass.Constexpr):
-    """This warp's part of fn @ X' and of the sum of squares, to shared memory [token, sum]."""
+    """This warp's part of fn @ X' and of the sum of squares, to shared memory."""
     acc = cute.make_rmem_tensor((4, OPERANDS + 1), Float32)
     acc.fill(0.0)
     products(kept, acc, shared, me, tile)
     sums = shared.warp_sums[None, me.warp, me.group]
     row, quarter = me.lane // 4, me.lane % 4
     for i in cutlass.range_constexpr(2):
-        place = (2 * quarter + i) * SUMS + row
+        token = 2 * quarter + i
+        place = token * 4 + row
+        if row >= 4:
+            place = LATER + token * (ROWS - 4) + row - 4
         sums[place] = acc[i, 0] + acc[i, 1]
-        sums[place + 8] = acc[2 + i, 0] + acc[2 + i, 1]
-        sums[place + 16] = acc[i, 2] + acc[2 + i, 2]
+        place = LATER + token * (ROWS - 4) + row + 4
+        sums[place] = acc[2 + i, 0] + acc[2 + i, 1]
+        sums[place + 8] = acc[i, 2] + acc[2 + i, 2]
     # Of the products of tokens with tokens, those with themselves are needed: on the diagonal.
     if row // 2 == quarter:
         square = acc[0, OPERANDS]
         if row % 2 == 1:
             square = acc[1, OPERANDS]
-        sums[row * SUMS + ROWS] = square
-    else:
-        sums[row * SUMS + ROWS + 1 + (quarter + 3 - row // 2) % 4] = Float32(0.0)
+        sums[SQUARES + row] = square
 
 
 @cute.jit
@@ -319,49 +361,82 @@ def expect(bar: cute.Pointer, count: cutlass.Constexpr, me: Worker, tile: cutlas
 def await_sums(bar: cute.Pointer, phase: Int32, me: Worker, tile: cutlass.Constexpr):
     """Wait for what was sent here. A cluster of one block has only its own warps to wait for."""
     if cutlass.const_expr(tile.blocks == 1):
-        cute.arch.barrier(barrier_id=1 + 4 * me.group, number_of_threads=32 * tile.warps)
+        cute.arch.barrier(barrier_id=1 + 3 * me.group, number_of_threads=32 * tile.warps)
     else:
         cute.arch.mbarrier_wait(bar, phase)
 
 
 @cute.jit
-def send_sums(shared: Shared, me: Worker, tile: cutlass.Constexpr):
-    """Add up the warps' sums and send them to every block."""
-    bars = shared.bars + 3 * me.group
-    expect(bars, 4 * TOKENS * SUMS * tile.blocks, me, tile)
-    quads = cutlass.const_expr(TOKENS * SUMS // 4)
-    parts = cutlass.const_expr(max(min(32 * tile.warps // quads, tile.blocks), 1))
-    for first in cutlass.range_constexpr(0, quads * parts, 32 * tile.warps):
-        thread = first + me.warp * 32 + me.lane
-        if thread < quads * parts:
-            quad_, part = thread % quads, thread // quads
-            total = cute.make_rmem_tensor((4,), Float32)
-            total.fill(0.0)
-            for w in cutlass.range_constexpr(tile.warps):
-                place = shared.warp_sums[None, w, me.group].iterator.toint() + 16 * quad_
-                total.store(total.load() + at(place, Float32, 4).load())
+def add_up_warps(sums: cute.Tensor, first: Int32, total: cute.Tensor, tile: cutlass.Constexpr):
+    """Four sums of the warps of a group."""
+    total.fill(0.0)
+    for w in cutlass.range_constexpr(tile.warps):
+        place = sums[None, w].iterator.toint() + 4 * first
+        total.store(total.load() + at(place, Float32, 4).load())
+
+
+@cute.jit
+def send_sums(shared: Shared, number: Int32, me: Worker, tile: cutlass.Constexpr):
+    """Add up the warps' sums and send them: those of pre to every block, of post and comb to one."""
+    bar = shared.bars + 2 * me.group
+    expect(bar, 4 * LATER * tile.blocks, me, tile)
+    sums = shared.warp_sums[None, None, me.group]
+    thread = me.warp * 32 + me.lane
+    total = cute.make_rmem_tensor((4,), Float32)
+    quads, rest = cutlass.const_expr(LATER // 4), cutlass.const_expr((SUMS - SQUARES) // 4)
+    parts = cutlass.const_expr(min(max((32 * tile.warps - rest) // quads, 1), tile.blocks))
+    for first in cutlass.range_constexpr(0, quads * parts + rest, 32 * tile.warps):
+        item = first + thread
+        if item < quads * parts:
+            quad_, part = item % quads, item // quads
+            add_up_warps(sums, 4 * quad_, total, tile)
             place = shared.block_sums[None, me.rank, me.group].iterator.toint() + 16 * quad_
             for i in cutlass.range_constexpr(-(-tile.blocks // parts)):
                 block = i * parts + part
                 if block < tile.blocks:
-                    send(place, bars.toint(), block, total, tile)
+                    send(place, bar.toint(), block, total, tile)
+        elif item < quads * parts + rest:
+            quad_ = item - quads * parts
+            add_up_warps(sums, SQUARES + 4 * quad_, total, tile)
+            place = shared.later_sums[None, me.rank].iterator.toint() + 16 * quad_
+            later = shared.bars + 2 * tile.groups
+            send(place, later.toint(), number % tile.blocks, total, tile)
 
 
 @cute.jit
 def send_squares(shared: Shared, me: Worker, tile: cutlass.Constexpr):
     """Add up the warps' sums of x^2 and send them to every block."""
-    bars = shared.bars + 3 * me.group + 1
-    expect(bars, 4 * TOKENS * tile.blocks, me, tile)
+    bar = shared.bars + 2 * me.group + 1
+    expect(bar, 4 * TOKENS * tile.blocks, me, tile)
     thread = me.warp * 32 + me.lane
     if thread < TOKENS // 4 * tile.blocks:
         half, block = thread % 2, thread // 2
         total = cute.make_rmem_tensor((4,), Float32)
-        total.fill(0.0)
-        for w in cutlass.range_constexpr(tile.warps):
-            place = shared.warp_squares[None, w, me.group].iterator.toint() + 16 * half
-            total.store(total.load() + at(place, Float32, 4).load())
+        add_up_warps(shared.warp_squares[None, None, me.group], 4 * half, total, tile)
         place = shared.block_squares[None, me.rank, me.group].iterator.toint() + 16 * half
-        send(place, bars.toint(), block, total, tile)
+        send(place, bar.toint(), block, total, tile)
+
+
+@cute.jit
+def add_up(
+    sums: cute.Tensor, fours: cutlass.Constexpr, first: Int32, squares: Int32, mix: cute.Tensor,
+    me: Worker, tile: cutlass.Constexpr,
+) -> Float32:
+    """All blocks' sums of this lane's token, every fourth block a lane of its four; its square."""
+    square = Float32(0.0)
+    mix.fill(0.0)
+    for i in cutlass.range_constexpr(-(-tile.blocks // 4)):
+        block = 4 * i + me.lane % 4
+        if block < tile.blocks:
+            line = sums[None, block]
+            for q in cutlass.range_constexpr(fours):
+                part = cute.local_tile(mix, (4,), (q,))
+                place = line.iterator.toint() + 4 * first + 16 * q
+                part.store(part.load() + at(place, Float32, 4).load())
+            square = square + line[squares]
+    for q in cutlass.range_constexpr(4 * fours):
+        mix[q] = quad(mix[q])
+    return quad(square)
 
 
 @cute.jit
@@ -376,37 +451,8 @@ def total_square(shared: Shared, me: Worker, tile: cutlass.Constexpr) -> Float32
 
 
 @cute.jit
-def add_up_sums(shared: Shared, me: Worker, tile: cutlass.Constexpr):
-    """The blocks' sums of a tile -> totals. Four lanes have four sums, of every fourth block each."""
-    quads = cutlass.const_expr(TOKENS * SUMS // 4)
-    total = cute.make_rmem_tensor((4,), Float32)
-    for first in cutlass.range_constexpr(0, quads, 8 * tile.warps):
-        quad_ = first + me.warp * 8 + me.lane // 4
-        if quad_ < quads:  # the same for a whole warp
-            total.fill(0.0)
-            for i in cutlass.range_constexpr(-(-tile.blocks // 4)):
-                block = 4 * i + me.lane % 4
-                if block < tile.blocks:
-                    sums = shared.block_sums[None, block, me.group].iterator.toint()
-                    total.store(total.load() + at(sums + 16 * quad_, Float32, 4).load())
-            for i in cutlass.range_constexpr(4):
-                total[i] = quad(total[i])
-            if me.lane % 4 == 0:
-                totals = shared.totals[None, me.group].iterator.toint()
-                cute.autovec_copy(total, at(totals + 16 * quad_, Float32, 4))
-
-
-@cute.jit
-def totals_of(shared: Shared, token: Int32, first: cutlass.Constexpr, me: Worker) -> cute.Tensor:
-    """Sums first..first + 3 of a token of the tile."""
-    totals = shared.totals[None, me.group].iterator.toint()
-    return at(totals + 4 * (token * SUMS + first), Float32, 4)
-
-
-@cute.jit
-def mix_factor(shared: Shared, token: Int32, me: Worker) -> Float32:
+def mix_factor(square: Float32) -> Float32:
     """1 / sqrt(mean of squares + eps) of a token's streams."""
-    square = shared.totals[token * SUMS + ROWS, me.group]
     return cute.math.rsqrt(square * (1.0 / (STREAMS * WIDTH)) + EPS, fastmath=True)
 
 
@@ -416,10 +462,12 @@ def sigmoid(v: Float32) -> Float32:
 
 
 @cute.jit
-def weigh(shared: Shared, pre: cute.Tensor, me: Worker):
+def weigh(shared: Shared, pre: cute.Tensor, me: Worker, tile: cutlass.Constexpr):
     """The weights of the streams of this lane's token; of the only kind, if there is one."""
-    mix = totals_of(shared, me.lane // 4, 0, me)
-    factor = mix_factor(shared, me.lane // 4, me)
+    token = me.lane // 4
+    mix = cute.make_rmem_tensor((4,), Float32)
+    square = add_up(shared.block_sums[None, None, me.group], 1, 4 * token, SQUARES + token, mix, me, tile)
+    factor = mix_factor(square)
     for k in cutlass.range_constexpr(STREAMS):
         pre[k] = sigmoid(mix[k] * factor * shared.line[ROWS] + shared.line[k]) + MIX_EPS
 
@@ -471,27 +519,33 @@ def sinkhorn(comb: cute.Tensor):
 
 
 @cute.jit
-def coefficients(site: Site, shared: Shared, index: Int32, me: Worker, tile: cutlass.Constexpr):
-    """post and comb of a tile of tokens, a token a lane."""
-    cute.arch.barrier(barrier_id=3 + 4 * me.group, number_of_threads=32 * (tile.warps + 1))
-    slot = me.lane % TOKENS
-    mix = cute.make_rmem_tensor((4, ROWS // 4), Float32)
-    for i in cutlass.range_constexpr(1, ROWS // 4):
-        cute.autovec_copy(totals_of(shared, slot, 4 * i, me), mix[None, i])
-    factor = mix_factor(shared, slot, me)
-    # The group goes on when the sums are in registers here.
-    cute.arch.barrier_arrive(
-        barrier_id=4 + 4 * me.group, number_of_threads=32 * (tile.warps + 1)
+def coefficients(
+    site: Site, shared: Shared, index: Int32, phase: Int32, me: Worker, tile: cutlass.Constexpr
+):
+    """post and comb of a tile of tokens; the four lanes of a token do the same."""
+    if cutlass.const_expr(tile.blocks == 1):
+        cute.arch.barrier(barrier_id=3 + 3 * me.group, number_of_threads=32 * (tile.warps + 1))
+    else:
+        bar = shared.bars + 2 * tile.groups
+        expect(bar, 4 * (SUMS - SQUARES) * tile.blocks, me, tile)
+        cute.arch.mbarrier_wait(bar, phase)
+    slot = me.lane // 4
+    mix = cute.make_rmem_tensor((ROWS - 4,), Float32)
+    square = add_up(
+        shared.later_sums, (ROWS - 4) // 4, TOKENS + slot * (ROWS - 4), slot, mix, me, tile
     )
-    token = index * TOKENS + me.lane
-    if me.lane < TOKENS and token < site.x.shape[0]:
-        post = cute.make_rmem_tensor((STREAMS,), Float32)
-        comb = cute.make_rmem_tensor((STREAMS * STREAMS,), Float32)
-        for k in cutlass.range_constexpr(STREAMS):
-            post[k] = 2.0 * sigmoid(mix[4 + k] * factor * shared.line[ROWS + 1] + shared.line[4 + k])
-        for i in cutlass.range_constexpr(STREAMS * STREAMS):
-            comb[i] = mix[8 + i] * factor * shared.line[ROWS + 2] + shared.line[8 + i]
-        sinkhorn(comb)
+    factor = mix_factor(square)
+    # The group goes on when the sums are in registers here.
+    cute.arch.barrier_arrive(barrier_id=2 + 3 * me.group, number_of_threads=32 * (tile.warps + 1))
+    post = cute.make_rmem_tensor((STREAMS,), Float32)
+    comb = cute.make_rmem_tensor((STREAMS * STREAMS,), Float32)
+    for k in cutlass.range_constexpr(STREAMS):
+        post[k] = 2.0 * sigmoid(mix[k] * factor * shared.line[ROWS + 1] + shared.line[4 + k])
+    for i in cutlass.range_constexpr(STREAMS * STREAMS):
+        comb[i] = mix[4 + i] * factor * shared.line[ROWS + 2] + shared.line[8 + i]
+    sinkhorn(comb)
+    token = index * TOKENS + slot
+    if me.lane % 4 == 0 and token < site.x.shape[0]:
         cute.autovec_copy(post, site.next_post[Int64(token), None])
         for j in cutlass.range_constexpr(STREAMS):
             row = cute.local_tile(comb, (STREAMS,), (j,))
@@ -518,51 +572,70 @@ def first_channel(slice_: cutlass.Constexpr, me: Worker, tile: cutlass.Constexpr
 
 
 @cute.jit
-def fetch(site: Site, shared: Shared, index: Int32, me: Worker, tile: cutlass.Constexpr):
-    """Start copies of this block's channels of a tile of tokens, by one warp.
-
-    Of each token the streams, y, comb, post. Beyond T it is the last one.
-    """
-    line = cutlass.const_expr(2 * tile.channels)
-    bar = shared.bars + 3 * me.group + 2
-    if me.lane == 0:
-        cute.arch.mbarrier_arrive_and_expect_tx(bar, TOKENS * (5 * line + 80))
-    cute.arch.sync_warp()
-    for i in cutlass.range_constexpr(2):
-        # Lane l copies for token l % 8: a stream each, then y, comb and post.
-        part, slot = i * 4 + me.lane // 8, me.lane % 8
-        token = Int64(cutlass.min(index * TOKENS + slot, site.x.shape[0] - 1))
-        source, size = site.y[token, None].iterator.toint() + Int64(line * me.rank), Int32(line)
-        place = shared.stage[None, me.group].iterator.toint() + slot * tile.record
-        place = place + cutlass.min(part, 5) * line
-        if part < STREAMS:
-            source = site.streams[token, part, None].iterator.toint() + Int64(line * me.rank)
-        if part == 5:
-            source, size = site.comb[token, None, None].iterator.toint(), Int32(64)
-        if part == 6:
-            source, size, place = site.post[token, None].iterator.toint(), Int32(16), place + 64
-        if part < 7:
-            cute.arch.inline_ptx(
-                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                " [{$r0}], [{$r1}], {$r2}, [{$r3}];",
-                read_only_args=[place, source, size, bar.toint()],
-            )
+def stage_bar(shared: Shared, stage: Int32, tile: cutlass.Constexpr) -> cute.Pointer:
+    """Of a stage's two barriers the first, its operands are there; `tile.stages` on: they were read."""
+    return shared.bars + 2 * tile.groups + 2 + stage
 
 
 @cute.jit
-def make_staged_streams(shared: Shared, kept: cute.Tensor, me: Worker, tile: cutlass.Constexpr):
+def fetch(
+    site: Site, shared: Shared, index: Int32, number: Int32, rank: Int32, lane: Int32,
+    tile: cutlass.Constexpr,
+):
+    """Start copies of this block's channels of the cluster's tile `number`, by one warp.
+
+    Of each token the streams and y; comb and post. Beyond T streams and y are those of the last.
+    """
+    stage, turn = number % tile.stages, number // tile.stages
+    line = cutlass.const_expr(2 * tile.channels)
+    bar = stage_bar(shared, stage, tile)
+    if turn > 0:
+        cute.arch.mbarrier_wait(bar + tile.stages, (turn - 1) & 1)
+    count = cutlass.min(site.x.shape[0] - index * TOKENS, TOKENS)
+    if lane == 0:
+        cute.arch.mbarrier_arrive_and_expect_tx(bar, TOKENS * 5 * line + count * 80)
+    cute.arch.sync_warp()
+    first = shared.stage[None, stage].iterator.toint()
+    # Lane l copies for token l % 8 a stream, then y; two lanes copy comb and post of all tokens.
+    slot, part = lane % 8, lane // 8
+    token = Int64(index * TOKENS + cutlass.min(slot, count - 1))
+    place = first + slot * tile.record
+    source = site.streams[token, part, None].iterator.toint() + Int64(line * rank)
+    bulk(source, place + part * line, Int32(line), bar)
+    if lane < 8:
+        source = site.y[token, None].iterator.toint() + Int64(line * rank)
+        bulk(source, place + STREAMS * line, Int32(line), bar)
+    elif lane == 8:
+        token, place = Int64(index * TOKENS), first + TOKENS * tile.record
+        bulk(site.comb[token, None, None].iterator.toint(), place, count * 64, bar)
+        bulk(site.post[token, None].iterator.toint(), place + TOKENS * 64, count * 16, bar)
+
+
+@cute.jit
+def make_staged_streams(
+    shared: Shared, number: Int32, kept: cute.Tensor, me: Worker, tile: cutlass.Constexpr
+):
     """`make_streams` from the copies of `fetch`."""
+    stage = number % tile.stages
+    bar = stage_bar(shared, stage, tile)
+    cute.arch.mbarrier_wait(bar, number // tile.stages & 1)
     line = cutlass.const_expr(2 * tile.channels)
     raw = cute.make_rmem_tensor((4, STREAMS + 1), Uint32)
     factors = cute.make_rmem_tensor((4, STREAMS + 1), Float32)
-    record = shared.stage[None, me.group].iterator.toint() + me.lane // 4 * tile.record
-    for j in cutlass.range_constexpr(STREAMS + 1):  # rows of comb, then post
-        cute.autovec_copy(at(record + 5 * line + 16 * j, Float32, 4), factors[None, j])
+    first, slot = shared.stage[None, stage].iterator.toint(), me.lane // 4
+    record, rest = first + slot * tile.record, first + TOKENS * tile.record
+    for j in cutlass.range_constexpr(STREAMS):
+        cute.autovec_copy(at(rest + 64 * slot + 16 * j, Float32, 4), factors[None, j])
+    cute.autovec_copy(at(rest + TOKENS * 64 + 16 * slot, Float32, 4), factors[None, STREAMS])
     for s in cutlass.range_constexpr(tile.slices):
         place = record + ((me.warp * tile.slices + s) * SLICE + me.lane % 4 * 8) * 2
         for j in cutlass.range_constexpr(STREAMS + 1):
             cute.autovec_copy(at(place + j * line, Uint32, 4), raw[None, j])
         combine(raw, factors, kept[None, None, s])
+    cute.arch.sync_warp()
+    lane = me.lane
+    if lane == 0:
+        cute.arch.mbarrier_arrive(bar + tile.stages)
 
 
 @cute.jit
@@ -642,55 +715,58 @@ def store_x(
 
 
 @cute.jit
-def work(
-    site: Site, shared: Shared, index: Int32, step: Int32, turn: Int32, me: Worker,
+def work_on(
+    site: Site, shared: Shared, index: Int32, number: Int32, last, me: Worker,
     tile: cutlass.Constexpr,
 ):
     """One tile of tokens, by the warps of a group. Lanes beyond T repeat the last token."""
-    following, phase = index + step, turn & 1
-    last = following >= cute.ceil_div(site.x.shape[0], TOKENS)
+    phase = number // tile.groups & 1
     token = index * TOKENS + me.lane // 4
     known = cutlass.min(token, site.x.shape[0] - 1)
     kept = cute.make_rmem_tensor((4, KINDS, tile.slices), Uint32)
     if cutlass.const_expr(tile.staged):
-        cute.arch.mbarrier_wait(shared.bars + 3 * me.group + 2, phase)
-        make_staged_streams(shared, kept, me, tile)
+        make_staged_streams(shared, number, kept, me, tile)
         allow_next(last)
     else:
         make_streams(site, known, kept, me, last, tile)
     store_streams(site, token, kept, me, tile)
     put_sums(kept, shared, me, tile)
-    cute.arch.barrier(barrier_id=1 + 4 * me.group, number_of_threads=32 * tile.warps)
-    if cutlass.const_expr(tile.staged):
-        if me.warp == tile.warps - 1 and not last:  # everybody has read this tile's
-            fetch(site, shared, following, me, tile)
-    send_sums(shared, me, tile)
+    cute.arch.barrier(barrier_id=1 + 3 * me.group, number_of_threads=32 * tile.warps)
+    send_sums(shared, number, me, tile)
     weight = cute.make_rmem_tensor((4, tile.slices), Uint32)
     for s in cutlass.range_constexpr(tile.slices):
         cute.autovec_copy(octet(site.norm, first_channel(s, me, tile)), weight[None, s])
-    bars = shared.bars + 3 * me.group
+    bars = shared.bars + 2 * me.group
     await_sums(bars, phase, me, tile)
-    add_up_sums(shared, me, tile)
-    # Blocks of the cluster take turns with post and comb of a group's tiles.
-    mine = turn % tile.blocks == me.rank
-    if mine:
-        cute.arch.barrier_arrive(barrier_id=3 + 4 * me.group, number_of_threads=32 * (tile.warps + 1))
-    cute.arch.barrier(barrier_id=2 + 4 * me.group, number_of_threads=32 * tile.warps)
+    mine = number % tile.blocks == me.rank
+    if cutlass.const_expr(tile.blocks == 1):
+        cute.arch.barrier_arrive(barrier_id=3 + 3 * me.group, number_of_threads=32 * (tile.warps + 1))
     pre = cute.make_rmem_tensor((STREAMS,), Float32)
-    weigh(shared, pre, me)
+    weigh(shared, pre, me, tile)
     x = cute.make_rmem_tensor((8, tile.slices), Float32)
     square = quad(collapse(kept, pre, x, tile))
     if me.lane % 4 == 0:
         shared.warp_squares[me.lane // 4, me.warp, me.group] = square
-    cute.arch.barrier(
-        barrier_id=4 + 4 * me.group,
-        number_of_threads=32 * tile.warps + (32 if mine else 0),
-    )
+    cute.arch.barrier(barrier_id=1 + 3 * me.group, number_of_threads=32 * tile.warps)
     send_squares(shared, me, tile)
     await_sums(bars + 1, phase, me, tile)
     mean = total_square(shared, me, tile) * (1.0 / WIDTH)
     factor = cute.math.rsqrt(mean + EPS, fastmath=True)
     store_x(site, token, x, factor, weight, me, tile)
+    if mine:  # post and comb are made here: wait until their sums were read
+        cute.arch.barrier(barrier_id=2 + 3 * me.group, number_of_threads=32 * (tile.warps + 1))
+
+
+@cute.jit
+def work(
+    site: Site, shared: Shared, team: Int32, teams: Int32, me: Worker, tile: cutlass.Constexpr
+):
+    """Every so many tiles of the cluster, by the warps of a group."""
+    tiles, step = cute.ceil_div(site.x.shape[0], TOKENS), teams * tile.groups
+    number = me.group
+    for index in cutlass.range(team + teams * me.group, tiles, step, unroll=1):
+        work_on(site, shared, index, number, index + step >= tiles, me, tile)
+        number = number + tile.groups
 
 
 # --- kernel and entry ---------------------------------------------------------------------------
@@ -734,20 +810,27 @@ def kernel(
         fn=smem.allocate_tensor(Uint8, cute.make_layout(tile.fn_bytes), byte_alignment=128),
         line=floats(32),
         stage=smem.allocate_tensor(
-            Uint8, cute.make_layout((tile.stage_bytes, tile.groups)), byte_alignment=128
+            Uint8, cute.make_layout((tile.stage_bytes, max(tile.stages, 1))), byte_alignment=128
         ),
-        warp_sums=floats(TOKENS * SUMS, tile.warps, tile.groups),
-        block_sums=floats(BLOCK_SUMS, tile.blocks, tile.groups),
-        totals=floats(TOKENS * SUMS, tile.groups),
+        warp_sums=floats(SUMS, tile.warps, tile.groups),
+        block_sums=floats(LATER, tile.blocks, tile.groups),
+        later_sums=floats(SUMS - SQUARES, tile.blocks),
         warp_squares=floats(TOKENS, tile.warps, tile.groups),
         block_squares=floats(TOKENS, tile.blocks, tile.groups),
-        bars=smem.allocate_array(Int64, 3 * tile.groups),
+        bars=smem.allocate_array(Int64, 2 * tile.groups + 2 + 2 * tile.stages),
     )
     if thread == 0:
-        for b in cutlass.range_constexpr(3 * tile.groups):
+        for b in cutlass.range_constexpr(2 * tile.groups + 2 + tile.stages):
             cute.arch.mbarrier_init(shared.bars + b, 1)
+        for b in cutlass.range_constexpr(tile.stages):
+            cute.arch.mbarrier_init(shared.bars + (2 * tile.groups + 2 + tile.stages + b), tile.warps)
     cute.arch.mbarrier_init_fence()
     cute.arch.cluster_arrive()
+    if thread == 0:
+        bytes_ = cutlass.const_expr(ROWS * KINDS * 4 * tile.channels)
+        cute.arch.mbarrier_arrive_and_expect_tx(fn_bar(shared, tile), bytes_)
+    cute.arch.sync_threads()
+    copy_fn(site.fn, shared, rank, warp, thread % 32, tile)
     if thread < ROWS:
         shared.line[thread] = base[thread]
     elif thread < ROWS + 3:
@@ -758,23 +841,25 @@ def kernel(
     cute.arch.cluster_wait()
     # The previous kernel's results are whole from here on; fn and its like are no such results.
     cute.arch.griddepcontrol_wait()
-    group = warp // tile.warps if warp < tile.workers else warp - tile.workers
-    me = Worker(rank, group, warp % tile.warps, thread % 32)
+    me = Worker(rank, warp // tile.warps, warp % tile.warps, thread % 32)
     tiles = cute.ceil_div(x.shape[0], TOKENS)
-    step = teams * tile.groups
-    if warp >= tile.workers:
+    if warp < tile.workers:
+        work(site, shared, team, teams, me, tile)
+    elif warp == tile.workers:
         cute.arch.griddepcontrol_launch_dependents()
-        first = team + teams * group + step * rank
-        for index in cutlass.range(first, tiles, step * tile.blocks, unroll=1):
-            coefficients(site, shared, index, me, tile)
+        # Blocks of the cluster take turns with post and comb: each has tiles of one group.
+        me = Worker(rank, rank % tile.groups, Int32(0), thread % 32)
+        phase = Int32(0)
+        for index in cutlass.range(team + teams * rank, tiles, teams * tile.blocks, unroll=1):
+            coefficients(site, shared, index, phase, me, tile)
+            phase = phase ^ 1
     else:
-        turn = Int32(0)
+        cute.arch.griddepcontrol_launch_dependents()
         if cutlass.const_expr(tile.staged):
-            if me.warp == tile.warps - 1 and team + teams * group < tiles:
-                fetch(site, shared, team + teams * group, me, tile)
-        for index in cutlass.range(team + teams * group, tiles, step, unroll=1):
-            work(site, shared, index, step, turn, me, tile)
-            turn = turn + 1
+            number = Int32(0)
+            for index in cutlass.range(team, tiles, teams, unroll=1):
+                fetch(site, shared, index, number, rank, thread % 32, tile)
+                number = number + 1
 
 
 @cute.jit
@@ -830,7 +915,7 @@ def entry(
         elif tokens <= 256:
             run(*given, Tile(16, 4, 2, 2, 7, False), stream)
         else:
-            run(*given, Tile(16, 4, 2, 3, 7, True), stream)
+            run(*given, Tile(16, 4, 2, 4, 7, True), stream)
 
 
 def example_args():

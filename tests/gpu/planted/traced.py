@@ -48,21 +48,19 @@ def traced_sync(barrier_id, number_of_threads):
 
 '''
 # Kind -> before which line the barriers are made, and how many threads share each, by number.
-_SITE = "    if thread == 0:\n        for b in cutlass.range_constexpr(3 * tile.groups):\n"
-_ALONE = "[0] + [32 * tile.warps] * 15"
-# Of each group, by number, and then one more that all of its threads share.
-_SHARED = (
-    "([0] + [32 * tile.warps, 32 * tile.warps, 32 * tile.warps + 32, 0][:{}] * 5)[:16]"
-    " + [32 * tile.warps + 32] * tile.groups"
+_SITE = (
+    "    if thread == 0:\n"
+    "        for b in cutlass.range_constexpr(2 * tile.groups + 2 + tile.stages):\n"
 )
+_GROUPS = "([0] + [32 * tile.warps, 32 * tile.warps + 32, 32 * tile.warps + 32] * tile.groups)"
 BARRIERS: dict[str, tuple[tuple[str, str], ...]] = {
     "inverse_rope_wo_a": (
         ("    w_tiles = cute.local_tile(w, (", "[0, 32 * tile.warps, ROPE_THREADS]"),
     ),
     "linears": (),
-    "mhc_first": ((_SITE, _SHARED),),
-    "mhc_head": ((_SITE, _ALONE),),
-    "mhc_seam": ((_SITE, _SHARED),),
+    "mhc_first": ((_SITE, _GROUPS),),
+    "mhc_head": ((_SITE, _GROUPS),),
+    "mhc_seam": ((_SITE, _GROUPS),),
     "moe_down": (
         ("    weights = (weight.iterator.toint(), ", "[0, 32 * SUM_WARPS]"),
         ("    if warp_id == 0:\n        large_start_ring(", "[0, 128, 128]"),
@@ -76,17 +74,6 @@ BARRIERS: dict[str, tuple[tuple[str, str], ...]] = {
         ("    caches = Caches(", "[0, CONSUMERS, PRODUCERS + CONSUMERS, CONSUMERS, CONSUMERS]"),
     ),
 }
-# In some turns the warp of the coefficients arrives at a group's barrier, too. In the others the
-# group's first warp stands in for it.
-_SOMETIMES = re.compile(
-    r"^    cute\.arch\.barrier\(\s*barrier_id=(.+),\s*"
-    r"number_of_threads=32 \* tile\.warps \+ \(32 if mine else 0\),?\s*\)\n",
-    re.MULTILINE,
-)
-_ALWAYS = """    if me.warp == 0 and not mine:
-        cute.arch.mbarrier_arrive(TRACED["bars"] + (16 + me.group))
-    cute.arch.barrier(barrier_id=16 + me.group, number_of_threads=32 * (tile.warps + 1))
-"""
 _ELECTED = re.compile(
     r"^( *)if (?:cute\.arch\.lane_idx\(\)|lane|thread % 32) == 0:\n +(cute\.arch\.mbarrier_arrive\()",
     re.MULTILINE,
@@ -106,20 +93,12 @@ def traced(kind: str, text: str) -> str:
         kind: of the kernel, a key of BARRIERS.
         text: as `render` gives it.
     """
-    each = ""
-    if kind in ("mhc_first", "mhc_seam"):
-        (number,) = _SOMETIMES.findall(text)
-        text = _SOMETIMES.sub(_ALWAYS, text)
-        arrival = rf"(cute\.arch\.barrier_arrive\(\s*barrier_id=){re.escape(number)},"
-        text, count = re.subn(arrival, r"\g<1>16 + me.group,", text)
-        assert count == 1
-        (each,) = {*re.findall(r"barrier_id=\d \+ (\d) \* me\.group", text)}
     text = _ELECTED.sub(r"\1\2", text)
     text = re.sub(r"mbarrier_init\((.+), (.+)\)$", _init, text, flags=re.MULTILINE)
     found = 0
     for line, counts in BARRIERS[kind]:
         found += text.count(line)
-        text = text.replace(line, f"    traced_start(smem, {counts.format(each)})\n{line}")
+        text = text.replace(line, f"    traced_start(smem, {counts})\n{line}")
     if BARRIERS[kind]:
         assert found, kind
         text = re.sub(r"cute\.arch\.barrier\((?=\s*barrier_id)", "traced_sync(", text)

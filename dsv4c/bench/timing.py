@@ -31,18 +31,33 @@ def time_calls(calls: Sequence[Call]) -> Time:
     return Loop(calls).time()
 
 
+def time_beside(loop: Loop, other: Loop) -> tuple[Time, Time]:
+    """Microseconds of a call of each: their replays alternate, so that clocks and heat are the same."""
+    replays = (loop.replay, other.replay)
+    for replay in replays:
+        replay()
+    pairs = [[seconds(replay) for replay in replays] for _ in range(REPLAYS)]
+    return (
+        spread([one * 1e6 / loop.count for one, _ in pairs]),
+        spread([one * 1e6 / other.count for _, one in pairs]),
+    )
+
+
 class Loop:
     """Calls, run in turn in one CUDA graph for about 3 ms; it keeps what they hold."""
 
     def __init__(self, calls: Sequence[Call]) -> None:
         self._calls = calls
-        self._graph, self._count = looped(calls)
+        self._graph, self.count = looped(calls)
+
+    def replay(self) -> None:
+        """Run all `count` calls."""
+        self._graph.replay()
 
     def time(self) -> Time:
         """Microseconds of one call."""
-        replay, count = self._graph.replay, self._count
-        replay()
-        return spread([seconds(replay) * 1e6 / count for _ in range(REPLAYS)])
+        self.replay()
+        return spread([seconds(self.replay) * 1e6 / self.count for _ in range(REPLAYS)])
 
 
 def captured(call: Call, keep: bool = False) -> torch.cuda.CUDAGraph:

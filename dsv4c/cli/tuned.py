@@ -11,11 +11,12 @@ import click
 from dsv4c.cli.render import Cell, pairs, table, warn
 
 if TYPE_CHECKING:
+    from dsv4c.bench.results import Time
     from dsv4c.report.kernels import TileView
     from dsv4c.tune.apply import Verdict
     from dsv4c.tune.build import Built
     from dsv4c.tune.folder import Bucket
-    from dsv4c.tune.results import BucketRow, Results
+    from dsv4c.tune.results import BucketRow, Measured, Results
 
 Values = Mapping[str, int | bool | str]
 
@@ -49,21 +50,26 @@ def print_measured(found: Results) -> None:
     for row in found.buckets:
         click.echo()
         click.secho(f"{row.kernel}, up to {_most(row)} tokens", bold=True)
-        table(("T", "tile", "us (quartiles)", "present / it", "problem"), _rows(row))
+        table(
+            ("T", "tile", "us (quartiles)", "present beside", "present / it", "problem"), _rows(row)
+        )
 
 
 def _rows(row: BucketRow) -> list[tuple[Cell, ...]]:
-    base = {one.tokens: one.time.us for one in reversed(row.present) if one.time is not None}
-    lines: list[tuple[Cell, ...]] = []
     rows = [("present", one) for one in row.present]
     rows += [(_changes(row.tile, each.tile), one) for each in row.candidates for one in each.measured]  # fmt: skip
-    for what, one in sorted(rows, key=lambda pair: pair[1].tokens):
-        time, ratio = None, None
-        if one.time is not None:
-            time = f"{one.time.us:.2f} ({one.time.low:.2f} to {one.time.high:.2f})"
-            ratio = base[one.tokens] / one.time.us
-        lines.append((one.tokens, what, time, ratio, one.problem or None))
-    return lines
+    return [
+        (one.tokens, what, _spread(one.time), _spread(one.beside), _ratio(one), one.problem or None)
+        for what, one in sorted(rows, key=lambda pair: pair[1].tokens)
+    ]
+
+
+def _spread(time: Time | None) -> str | None:
+    return f"{time.us:.2f} ({time.low:.2f} to {time.high:.2f})" if time else None
+
+
+def _ratio(one: Measured) -> float | None:
+    return one.beside.us / one.time.us if one.time and one.beside else None
 
 
 def print_verdicts(result: Sequence[Verdict], dry_run: bool) -> None:

@@ -9,10 +9,11 @@ from importlib import resources
 from pathlib import Path
 
 from dsv4c.bench.files import write_whole
+from dsv4c.bench.results import Time
 from dsv4c.codegen.spaces import MODULES, refusal
 from dsv4c.codegen.tuned import Entry, Timed, decode, encode, entries
 from dsv4c.errors import DsvError
-from dsv4c.tune.results import BucketRow, CandidateRow, Measured, Results
+from dsv4c.tune.results import BucketRow, CandidateRow, Results
 
 LEAST = 0.01
 """A win is at least this share of the present tile's time."""
@@ -37,15 +38,6 @@ class Verdict:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Times of the present tile at one T, before and after its candidates."""
-
-    us: float
-    low: float
-    high: float
-
-
 def verdicts(found: Results) -> list[Verdict]:
     """Of each bucket.
 
@@ -66,57 +58,51 @@ def verdicts(found: Results) -> list[Verdict]:
 
 
 def _verdict(row: BucketRow) -> Verdict:
-    present = _present(row.present)
-    timed = [one for one in row.candidates if all(each.time for each in one.measured)]
-    if not present or not timed:
-        return Verdict(row, None, [], "no candidate ran" if present else "the kernel has no times")
-    faster = [one for one in timed if _wins(one, present)]
+    tokens = {one.tokens for one in row.present if one.time is not None}
+    timed = [
+        one for one in row.candidates if all(each.time and each.beside for each in one.measured)
+    ]
+    if not tokens or not timed:
+        return Verdict(row, None, [], "no candidate ran" if tokens else "the kernel has no times")
+    faster = [one for one in timed if _wins(one, tokens)]
     refused = {one.name: refusal(row.kind, one.tile, row.shape) for one in faster}
     taken = [one for one in faster if refused[one.name] is None]
-    best = max(taken or faster or timed, key=lambda one: _gain(one, present))
+    best = max(taken or faster or timed, key=_gain)
     times = [
-        Timed(each.tokens, round(each.time.us, 3), round(present[each.tokens].us, 3))
-        for each in best.measured
-        if each.time is not None
+        Timed(tokens, round(time.us, 3), round(beside.us, 3))
+        for tokens, time, beside in _pairs(best)
     ]
     if faster and not taken:
         return Verdict(
             row, None, times, f"faster, but no tile of this version: {refused[best.name]}"
         )
-    if taken and max(present) < (row.most / 2 or OPEN):
-        return Verdict(row, None, times, f"faster, but measured at T = {max(present)} at most")
+    if taken and max(tokens) < (row.most / 2 or OPEN):
+        return Verdict(row, None, times, f"faster, but measured at T = {max(tokens)} at most")
     if taken:
         return Verdict(row, best, times, "faster beyond the spread")
     return Verdict(row, None, times, "no candidate is faster beyond the spread")
 
 
-def _present(measured: Sequence[Measured]) -> dict[int, _Range]:
-    found: dict[int, _Range] = {}
-    for tokens in sorted({one.tokens for one in measured}):
-        times = [one.time for one in measured if one.tokens == tokens and one.time is not None]
-        if times:
-            us = sum(time.us for time in times) / len(times)
-            low, high = min(time.low for time in times), max(time.high for time in times)
-            found[tokens] = _Range(us, low, high)
-    return found
-
-
-def _wins(one: CandidateRow, present: dict[int, _Range]) -> bool:
-    if {each.tokens for each in one.measured} != present.keys():
-        return False
-    won = False
+def _pairs(one: CandidateRow) -> Iterator[tuple[int, Time, Time]]:
+    """T, the candidate's time, that of the present tile beside it."""
     for each in one.measured:
-        time, base = each.time, present.get(each.tokens)
-        if time is None or base is None or time.low > base.high:
-            return False
-        won = won or (time.high < base.low and time.us < (1 - LEAST) * base.us)
-    return won
+        if each.time is not None and each.beside is not None:
+            yield each.tokens, each.time, each.beside
 
 
-def _gain(one: CandidateRow, present: dict[int, _Range]) -> float:
+def _wins(one: CandidateRow, tokens: set[int]) -> bool:
+    pairs = list(_pairs(one))
+    if {each for each, _, _ in pairs} != tokens:
+        return False
+    lost = any(time.low > beside.high for _, time, beside in pairs)
+    return not lost and any(
+        time.high < beside.low and time.us < (1 - LEAST) * beside.us for _, time, beside in pairs
+    )
+
+
+def _gain(one: CandidateRow) -> float:
     """Sum of log(present / candidate)."""
-    pairs = [(each.time, present.get(each.tokens)) for each in one.measured]
-    return sum(math.log(base.us / time.us) for time, base in pairs if time and base)
+    return sum(math.log(beside.us / time.us) for _, time, beside in _pairs(one))
 
 
 def apply_results(found: Results, into: Path | None = None, dry_run: bool = False) -> list[Verdict]:

@@ -20,7 +20,7 @@ from dsv4c.bench.card import measure_card
 from dsv4c.bench.results import Time
 from dsv4c.bench.step import BenchStep
 from dsv4c.bench.steps import input_sets
-from dsv4c.bench.timing import time_calls
+from dsv4c.bench.timing import Loop, time_beside
 from dsv4c.errors import DsvError
 from dsv4c.ir.graph import Node
 from dsv4c.plan.plan import Plan, load_plan
@@ -34,11 +34,15 @@ SPOILED = "spoiled the memory of others"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Of one job: a time, or a problem; `fatal` if the process ends with it."""
+    """Of one job: a time, or a problem; `fatal` if the process ends with it.
+
+    A candidate's time has that of the plan's kernel `beside` it.
+    """
 
     time: Time | None
     problem: str = ""
     fatal: bool = False
+    beside: Time | None = None
 
 
 def serve(folder: Path, plan: Path, first: int, sender: Connection) -> None:
@@ -109,18 +113,20 @@ class _Bench:
         for i in used:
             self._sets += input_sets(step.arguments(*step.nodes[i]), moved, len(used))
         self._bits = self._results(self._present, 0xFF)
+        self._loop = self._calls(self._present)
 
     def answer(self, job: Job, library: KernelLibrary) -> Answer:
         """Check a kernel, then time it."""
         if job.candidate is None:
-            return Answer(self._time(self._present))
+            return Answer(self._loop.time())
         kernel = library[self._bucket.candidates[job.candidate].name]
         try:
             wrong = any(not self._same(self._results(kernel, byte)) for byte in (0x7F, 0xFF))
             spoiled = not self._same(self._results(self._present, 0x00))
             if wrong or spoiled:
                 return Answer(None, SPOILED if spoiled else OTHER_BITS, spoiled)
-            return Answer(self._time(kernel))
+            time, beside = time_beside(self._calls(kernel), self._loop)
+            return Answer(time, beside=beside)
         except Exception as error:  # whatever a kernel that was never run raises
             text = str(error).strip().splitlines()
             return Answer(None, text[0] if text else type(error).__name__, True)
@@ -141,8 +147,8 @@ class _Bench:
             for a, b in zip(results, self._bits, strict=True)
         )
 
-    def _time(self, kernel: Kernel) -> Time:
-        return time_calls([partial(kernel, *one) for one in self._sets])
+    def _calls(self, kernel: Kernel) -> Loop:
+        return Loop([partial(kernel, *one) for one in self._sets])
 
 
 def results_of(node: Node, given: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -19,13 +19,13 @@ class Job:
 
 
 def jobs_of(read: Manifest) -> list[Job]:
-    """By T, then by bucket: the plan's kernel, the candidates, the plan's kernel again."""
+    """By T, then by bucket: the plan's kernel, then the candidates."""
     return [
         Job(tokens, at, candidate)
         for tokens in read.steps
         for at, bucket in enumerate(read.buckets)
         if tokens in bucket.tokens
-        for candidate in (None, *range(len(bucket.candidates)), None)
+        for candidate in (None, *range(len(bucket.candidates)))
     ]
 
 

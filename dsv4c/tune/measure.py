@@ -169,7 +169,7 @@ def _row(at: int, bucket: Bucket, jobs: list[Job], answers: Mapping[int, Answer]
 
     def measured(candidate: int | None) -> list[Measured]:
         return [
-            Measured(job.tokens, answers[i].time, answers[i].problem)
+            Measured(job.tokens, answers[i].time, answers[i].problem, answers[i].beside)
             for i, job in mine
             if job.candidate == candidate
         ]

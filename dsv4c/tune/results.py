@@ -13,7 +13,7 @@ from dsv4c.codegen.tuned import Values
 from dsv4c.errors import DsvError
 from dsv4c.tune.folder import Shape
 
-SCHEMA = "dsv4c.tune.results/1"
+SCHEMA = "dsv4c.tune.results/2"
 
 
 class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,11 +23,13 @@ class Measured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         tokens: T.
         time: of a call, in a graph of calls that rotate through copies of the operands.
         problem: `other bits` than the present tile's, what the call raised, or how its process ended.
+        beside: of a candidate with a time, that of the plan's kernel, in turns with it.
     """
 
     tokens: int
     time: Time | None = None
     problem: str = ""
+    beside: Time | None = None
 
 
 class CandidateRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,7 +44,7 @@ class BucketRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A bucket of a tuning folder (`dsv4c.tune.folder.Bucket`), measured.
 
     Attributes:
-        present: the plan's kernel, before the candidates and after them, at every T.
+        present: the plan's kernel alone, at every T.
         candidates: in the order of the folder.
     """
 
@@ -92,9 +94,9 @@ def read_results(path: Path) -> Results:
             if row.most < 0:
                 raise ValueError(f"a bucket of {row.kernel} of {row.most} tokens")
             for one in (*row.present, *(m for each in row.candidates for m in each.measured)):
-                time = one.time
-                if time is not None and not 0 < time.low <= time.us <= time.high < math.inf:
-                    raise ValueError(f"a time of {row.kernel} is {time}")
+                for time in (one.time, one.beside):
+                    if time is not None and not 0 < time.low <= time.us <= time.high < math.inf:
+                        raise ValueError(f"a time of {row.kernel} is {time}")
     except (OSError, ValueError) as error:
         raise DsvError(
             "DSV101",

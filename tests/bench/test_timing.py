@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -50,3 +52,21 @@ def test_a_loop_takes_3_ms_and_all_calls_equally_often(
     seen.clear()
     loops[0]()
     assert "".join(seen) == "abc" * (count // 3)
+
+
+def test_two_loops_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clocks that fall make both slower: each turn takes a hundredth more."""
+    turns: list[str] = []
+    times = {"a": 3e-3, "b": 6e-3}
+
+    def loop(name: str, count: int) -> Any:
+        return SimpleNamespace(replay=partial(turns.append, name), count=count)
+
+    def seconds(replay: Callable[[], object]) -> float:
+        replay()
+        return times[turns[-1]] * (1 + len(turns) / 100)
+
+    monkeypatch.setattr(module, "seconds", seconds)
+    one, other = module.time_beside(loop("a", 30), loop("b", 20))
+    assert "".join(turns) == "ab" + "ab" * module.REPLAYS
+    assert other.us / one.us == pytest.approx(3.0, rel=0.02)

@@ -19,7 +19,7 @@ SHAPE: Shape = {"depth": 8}
 CANDIDATES = [Candidate("a_1", {"a": 1}, 32, 0, 0)]
 BUCKET = Bucket("a", "a__key", "linears", SHAPE, 8, [4], {}, {}, "table", CANDIDATES)
 JOB, PRESENT = Job(4, 0, 0), Job(4, 0, None)
-TIME = Time(1.0, 0.9, 1.1)
+TIME, BESIDE = Time(1.0, 0.9, 1.1), Time(2.0, 1.9, 2.1)
 # A kernel's arguments: an input, a result, scratch.
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
 
@@ -59,7 +59,8 @@ def fails(given: torch.Tensor, out: torch.Tensor, scratch: torch.Tensor) -> None
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(child, "time_calls", lambda calls: TIME)
+    monkeypatch.setattr(child, "Loop", lambda calls: SimpleNamespace(time=lambda: TIME))
+    monkeypatch.setattr(child, "time_beside", lambda loop, other: (TIME, BESIDE))
     monkeypatch.setattr(child, "input_sets", lambda given, moved, shared: [given])
     node = SimpleNamespace(impl="a", outputs=("y",), scratch=("s",))
     given = torch.tensor([1.0, 0.0, 3.0, 0.0])
@@ -78,8 +79,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("kernel", "answer"),
     [
-        (present, Answer(TIME)),
-        (other_order, Answer(TIME)),
+        (present, Answer(TIME, beside=BESIDE)),
+        (other_order, Answer(TIME, beside=BESIDE)),
         (other_bits, Answer(None, OTHER_BITS)),
         (other_zero, Answer(None, OTHER_BITS)),
         (leaves_some, Answer(None, OTHER_BITS)),

@@ -37,8 +37,8 @@ JOBS = jobs_of(READ)
 
 
 def test_the_order_of_jobs() -> None:
-    assert JOBS[:4] == [Job(1, 0, None), Job(1, 0, 0), Job(1, 0, 1), Job(1, 0, None)]
-    assert [(one.tokens, one.bucket) for one in JOBS[4:]] == [(8, 0)] * 4 + [(8, 1)] * 5
+    assert JOBS[:3] == [Job(1, 0, None), Job(1, 0, 0), Job(1, 0, 1)]
+    assert [(one.tokens, one.bucket) for one in JOBS[3:]] == [(8, 0)] * 3 + [(8, 1)] * 4
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,8 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Serve], list[Answer]]:
 
 
 def timed(job: Job) -> Answer:
-    return Answer(Time(1.0 + job.tokens, 1.0, 99.0))
+    time = Time(1.0 + job.tokens, 1.0, 99.0)
+    return Answer(time, beside=None if job.candidate is None else Time(2.0, 1.0, 3.0))
 
 
 def serve_with(deaths: dict[int, Callable[[Connection], None]]) -> Serve:
@@ -90,16 +91,16 @@ def test_only_what_dies_is_lost(run: Callable[[Serve], list[Answer]]) -> None:
         serve_with(
             {
                 1: lambda sender: os._exit(9),
-                5: lambda sender: time.sleep(60),
-                6: lambda sender: sender.send(Answer(None, SPOILED, True)),
-                10: lambda sender: sender.send(Answer(None, "illegal instruction", True)),
+                4: lambda sender: time.sleep(60),
+                5: lambda sender: sender.send(Answer(None, SPOILED, True)),
+                8: lambda sender: sender.send(Answer(None, "illegal instruction", True)),
             }
         )
     )
     assert [one.problem for one in found] == [
-        *("", "ended its process with 9", "", ""),
-        *("", "hung", SPOILED, ""),
-        *("", "", "illegal instruction", "", ""),
+        *("", "ended its process with 9", ""),
+        *("", "hung", SPOILED),
+        *("", "", "illegal instruction", ""),
     ]
     assert [one.time is None for one in found] == [bool(one.problem) for one in found]
 
@@ -136,8 +137,10 @@ def test_rows_of_the_results() -> None:
     answers = {i: timed(job) for i, job in enumerate(JOBS)}
     answers[1] = Answer(None, OTHER_BITS)
     row = measure._row(0, READ.buckets[0], JOBS, answers)  # pyright: ignore[reportPrivateUsage]
-    assert [one.tokens for one in row.present] == [1, 1, 8, 8]
+    assert [one.tokens for one in row.present] == [1, 8]
     assert [(one.tokens, one.problem) for one in row.candidates[0].measured] == [
         (1, OTHER_BITS),
         (8, ""),
     ]
+    assert [one.beside for one in row.candidates[0].measured] == [None, Time(2.0, 1.0, 3.0)]
+    assert [one.beside for one in row.present] == [None, None]

@@ -110,13 +110,13 @@ def traced(kind: str, text: str) -> str:
 
 
 def _init(found: re.Match[str]) -> str:
-    """Counts of warps become counts of lanes; the first arrival at a loaded stage is one thread's.
+    """Counts of warps become counts of lanes; one arrival that completes a load is one thread's.
 
     A count of threads, `1 + 32 * warps`, stays.
     """
     bar, count = found.groups()
     if count == "loads":
-        count = "1 + 32 * (loads - 1)"
+        count = "1 if loads == 1 else 32 * loads"
     elif count != "1" and not count.startswith("1 + 32 * "):
         count = f"32 * ({count})"
     return f"mbarrier_init({bar}, {count})"

@@ -27,20 +27,16 @@ class MoeLargeTile:
     Args:
         most: largest T.
         stages: of the ring, 64 of K each.
-        narrow: tokens of an expert, multiplied at a time, where these are enough.
-        tokens: else.
+        widths: tokens of an expert, multiplied at a time, ascending, multiples of 16.
     """
 
     most: int
     stages: int
-    narrow: int
-    tokens: int
+    widths: tuple[int, ...]
 
 
-# Tokens of an expert, on average, up to which a pair of widths is used (0: any). Measured at Flash
-# dims: 96 and 128 would gain 4 % at 96 tokens an expert; three widths in one kernel leave ptxas too
-# few registers.
-_WIDTHS = ((40, 32, 64), (0, 64, 128))
+# Tokens of an expert, on average, up to which widths are used (0: any).
+_WIDTHS = ((40, (32, 64)), (0, (32, 64, 96, 112, 128)))
 
 
 def turns(rows: int) -> int:
@@ -72,8 +68,9 @@ def moe_large_tiles(
     codes = max(CODE_BYTES[form] for form in forms)
     scales = max(UNIT_BYTES[form] - CODE_BYTES[form] for form in forms)
     found: list[MoeLargeTile] = []
-    for average, narrow, tokens in _WIDTHS:
-        stage = GROUPS * (codes + scales) + tokens * 128
-        stages = min(MOST_STAGES, (SMEM - BESIDE - 8 * experts) // stage)
-        found.append(MoeLargeTile(average * experts // top_k, stages, narrow, tokens))
+    for average, widths in _WIDTHS:
+        stage = GROUPS * (codes + scales) + widths[-1] * 128
+        tables = 4 * (len(widths) + 1) * experts
+        stages = min(MOST_STAGES, (SMEM - BESIDE - tables) // stage)
+        found.append(MoeLargeTile(average * experts // top_k, stages, widths))
     return tuple(found)

@@ -23,7 +23,10 @@ def test_few_tokens_are_streamed(experts: int, top_k: int, most: int) -> None:
 
 def test_tiles_of_flash() -> None:
     mixed = moe_large_tiles("sm_90a", 256, 6, 4096, ("nvfp4", "fp8_128"))
-    assert mixed == (MoeLargeTile(1706, 8, 32, 64), MoeLargeTile(0, 6, 64, 128))
+    assert mixed == (
+        MoeLargeTile(1706, 8, (32, 64)),
+        MoeLargeTile(0, 6, (32, 64, 96, 112, 128)),
+    )
     assert moe_large_tiles("sm_90a", 256, 6, 4096, ("nvfp4", "nvfp4"))[1].stages == 8
     assert moe_large_tiles("sm_90a", 256, 6, 4096, ("bf16", "bf16"))[1].stages == 4
 
@@ -34,9 +37,12 @@ def test_ring_fits_and_has_room_for_rows_on_their_way(form: str, shared: str) ->
     for experts in (8, 384):
         codes, scales = (max(sizes[form], sizes[shared]) for sizes in (CODES, SCALES))
         for tile in moe_large_tiles("sm_90a", experts, 6, 256, (form, shared)):
-            ring = tile.stages * (8 * (codes + scales) + 128 * tile.tokens)
-            assert ring + 8 * experts + 8192 + 2048 + 16 * tile.stages + 1024 < MAX_SMEM
+            ring = tile.stages * (8 * (codes + scales) + 128 * tile.widths[-1])
+            tables = 4 * ((len(tile.widths) + 1) * experts + 2)
+            assert ring + tables + 8192 + 2048 + 24 * tile.stages + 1024 < MAX_SMEM
             assert tile.stages >= 4
+            assert list(tile.widths) == sorted(tile.widths)
+            assert all(width % 16 == 0 and width <= 128 for width in tile.widths)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +67,7 @@ def test_text_chooses_by_tokens() -> None:
     params = moe_gate_up.choose(*FLASH, "nvfp4", "fp8_128", 10.0, "sm_90a")
     text = render(moe_gate_up.KIND, params, "sm_90a").body
     assert "elif tokens <= 256:" in text
-    assert "run_large(*given, LargeTile(6, 64, 128), stream)" in text
+    assert "run_large(*given, LargeTile(6, (32, 64, 96, 112, 128)), stream)" in text
     assert "partial" not in text.split("def entry(")[1]
     params = moe_gate_up.choose(*FLASH, "nvfp4", "fp8_128", 10.0, "sm_100a")
     text = render(moe_gate_up.KIND, params, "sm_100a").body

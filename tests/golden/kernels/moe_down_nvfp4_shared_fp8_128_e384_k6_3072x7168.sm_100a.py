@@ -92,9 +92,13 @@ def turned_right(word: Uint32, by: cutlass.Constexpr) -> Uint32:
 
 @cute.jit
 def both(pair: Uint32, high: cutlass.Constexpr) -> Uint32:
-    """The low or the high half of a word in both halves."""
-    selector = cutlass.const_expr(0x3232 if high else 0x1010)
-    return Uint32(cute.arch.prmt(Int32(pair), Int32(pair), Int32(selector)))
+    """The low or the high half of a word in both halves; a product reads it so at no cost."""
+    half = cutlass.const_expr("high" if high else "low")
+    return cute.arch.inline_ptx(
+        "{ .reg .b16 low, high; mov.b32 {low, high}, {$r0}; mov.b32 {$w0}, { %s, %s }; }" % (half, half),
+        write_only_types=[Uint32],
+        read_only_args=[pair],
+    )
 
 
 @cute.jit
@@ -633,6 +637,8 @@ def stream_rows(
             tile.units, x.iterator.toint(), row, count, ring, bars, stage, phase, thread, tile
         )
         task += work[1]
+    # The last rows may still be on their way; no thread ends before its copies.
+    cute.arch.cp_async_wait_group(0)
 
 
 @cute.jit

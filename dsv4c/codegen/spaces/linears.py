@@ -82,6 +82,11 @@ def _large(tile: LargeTile, shape: Shape) -> str | None:
     checks = (
         (used <= SMEM, f"needs {used} bytes of shared memory of {SMEM}"),
         (min(tile.stages, tile.ahead) >= 2 * groups, "fewer than two stages"),
+        # Tokens of a group's products stay until those of its next have come: two turns' steps.
+        (
+            tile.tokens > 64 or all(tile.stages >= 16 // one * (groups + 1) for one in bits),
+            f"{tile.stages} stages of tokens for two turns",
+        ),
         (groups == 1 or (turns and tile.ahead % groups == 0), f"no turns of {groups} warpgroups"),
         (tile.tokens in (64, 128, 256), f"{tile.tokens} tokens"),
         (tile.tokens >= 64 * tile.buffers, f"{tile.buffers} buffers of {tile.tokens} tokens"),

@@ -82,13 +82,13 @@ _MORE_BF16 = {
 # 4-bit: rows of few tiles, of many; mixed with other formats.
 _FP4: dict[str, tuple[SmallTile, ...]] = {
     "few": (
-        SmallTile(8, 8, 8, 1024, 3, 1, 8),
+        SmallTile(8, 8, 8, 512, 6, 1, 8),
         SmallTile(16, 8, 16, 512, 4, 1, 8),
         SmallTile(32, 8, 32, 512, 4, 1, 8),
     ),
     "many": (
-        SmallTile(8, 32, 8, 256, 4, 4, 2, True),
-        SmallTile(16, 32, 16, 256, 3, 4, 2, True),
+        SmallTile(8, 16, 8, 512, 4, 2, 4, True),
+        SmallTile(16, 16, 16, 512, 3, 2, 4, True),
         SmallTile(32, 32, 32, 256, 5, 4, 2),
     ),
     "mixed": (
@@ -134,7 +134,10 @@ def _small(depth: int, weights: Weights) -> tuple[SmallTile, ...]:
     few = _FEW[_even(rows, weights)]
     rows = [rows for rows in (64, 32) if _count(weights, rows) >= 100]
     more = _MORE_BF16 if any(form == "bf16" for form, _, _ in weights) else _MORE
-    return (*few, more[_even(rows, weights)][0], more[rows[0] if rows else 16][1])
+    last = more[rows[0] if rows else 16][1]
+    if more is _MORE_BF16 and last.rows == 32 and _count(weights, 32) <= SMS:
+        last = replace(last, stages=4)  # a block's only tile leaves its ring to the sums
+    return (*few, more[_even(rows, weights)][0], last)
 
 
 def _even(rows: list[int], weights: Weights) -> int:
@@ -175,6 +178,8 @@ def _large(depth: int, weights: Weights) -> tuple[LargeTile, ...]:
         found.append(LargeTile(64, 128, 64, 16, 4, 1, 16, 1))
     elif depth == 1024 and not plain:
         found.append(LargeTile(64, 64, 64, 16, 8, 1, 16, 1))  # all of 64 tokens stay
+    elif depth == 1536 and not plain:
+        found.append(LargeTile(64, 64, 64, 12, 10, 1, 16, 1))
     if pairs:
         found.append(LargeTile(128, 64, 128, 8, 8 if plain else 6, 2, 16, 2))
     # Clusters of two share K while that leaves a block an SM.

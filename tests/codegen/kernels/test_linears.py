@@ -208,10 +208,31 @@ def test_tokens_of_short_rows_stay_in_shared_memory() -> None:
         found = linears_tiles("sm_90a", depth, [("fp8_128", 32768, False)])
         return next(one for one in found if one.most == 64)
 
-    short = tile(1024)
+    short, longer = tile(1024), tile(1536)
     assert isinstance(short, LargeTile)
     assert (short.tokens, short.stages * 64, short.split) == (64, 1024, 1)
-    assert isinstance(tile(1536), SmallTile)
+    assert isinstance(longer, LargeTile)
+    assert (longer.rows, longer.tokens, longer.stages * 64, longer.split) == (64, 64, 768, 1)
+    assert isinstance(tile(2048), SmallTile)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_warpgroups_that_take_turns_over_many_tiles_have_stages_of_one_size(node: str) -> None:
+    depth, weights = NODES[node]
+    for tile in linears_tiles("sm_90a", depth, weights):
+        if isinstance(tile, LargeTile) and tile.rows == 64 and tile.split == 1:
+            assert len({family.BITS[form] for form, _, _ in weights}) == 1
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_group_can_hold_tokens_until_its_next_have_come(node: str) -> None:
+    depth, weights = NODES[node]
+    for tile in linears_tiles("sm_90a", depth, weights):
+        if isinstance(tile, LargeTile) and tile.tokens <= 64:
+            groups = 2 if tile.rows == 64 else 1
+            steps = max(16 // family.BITS[form] for form, _, _ in weights)
+            assert tile.stages >= steps * (groups + 1)
+            assert tile.stages % steps == 0
 
 
 def test_many_tokens_have_tiles_of_their_own_where_wgmma_takes_the_weights() -> None:

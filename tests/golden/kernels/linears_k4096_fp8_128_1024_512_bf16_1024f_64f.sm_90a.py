@@ -297,9 +297,9 @@ def product(a: Uint32, b: Uint32) -> Uint32:
 
 @cute.jit
 def e4m3_pair(codes: Uint32, selector: cutlass.Constexpr) -> Uint32:
-    """Two bytes of `codes`, by a selector that moves them to 8..15 and 24..31 -> 2^-120 * value."""
-    moved = Uint32(cute.arch.prmt(Int32(codes), Int32(codes), Int32(selector)))
-    return (moved & Uint32(0x80008000)) | ((moved >> Uint32(4)) & Uint32(0x07F007F0))
+    """Two bytes of `codes`, by a selector that moves them to 0..7 and 16..23 -> 2^-120 * value."""
+    moved = Uint32(cute.arch.prmt(Int32(codes), Int32(0), Int32(selector)))
+    return moved * Uint32(16) + (moved & Uint32(0x00800080)) * Uint32(240)
 
 
 @cute.jit
@@ -388,7 +388,7 @@ def decode(
     """A register of A: pair h of product j of half i of the box."""
     if cutlass.const_expr(form == "bf16"):
         return a[4 * i + 2 * j + h, r, m]
-    return product(e4m3_pair(a[2 * i + j, r, m], (0x1000, 0x3222)[h]), factor)
+    return product(e4m3_pair(a[2 * i + j, r, m], (0x4140, 0x4342)[h]), factor)
 
 
 @cute.jit
@@ -759,7 +759,12 @@ class LargeTile:
             # A stage belongs to one warpgroup, which frees it when it has waited for its next.
             turns = self.stages % turn == 0 and self.ahead % self.groups == 0
             assert turns or self.groups == 1, self
+            # A group's tokens of one chunk stay until those of its next have come.
+            held = (self.groups - 1) * LARGE_STEPS[form] + 2 * self.chunk(form)
+            assert self.stages >= held and self.stages % self.chunk(form) == 0, self
         assert min(self.stages, self.ahead) >= 2 * self.groups, self
+        # Groups take turns by stages; if those of two weights differ, a stage changes hands too early.
+        assert not self.joins or len({LARGE_STEPS[form] for form in LARGE_FORMS}) == 1, self
 
     @property
     def threads(self):
@@ -770,6 +775,12 @@ class LargeTile:
     def groups(self):
         """Of warpgroups that share K."""
         return 256 // self.threads
+
+    def chunk(self, form):
+        """Steps whose products are asked for at once: of few tokens, one takes less than its wait."""
+        steps = LARGE_STEPS[form]
+        turns = self.steps // steps // self.groups
+        return 2 if self.tokens <= 64 and steps == 2 and turns % 2 == 0 else 1
 
     @property
     def shares(self):
@@ -800,6 +811,11 @@ class LargeTile:
     def steps(self):
         """Of 64, that a block does of K."""
         return LARGE_DEPTH // LARGE_K // self.split
+
+    @property
+    def scales(self):
+        """Registers of a lane for the FP8 scales of a strip's part of K."""
+        return -(-self.steps // 64)
 
     @property
     def strips(self):
@@ -866,54 +882,94 @@ def large_prmt(a: Uint32, b: Uint32, selector) -> Uint32:
 
 @cute.jit
 def large_e4m3(codes: Uint32) -> Uint32:
-    """E4M3 codes in bits 8..15 and 24..31 -> bf16x2 of value * 2^-120."""
-    return (codes & Uint32(0x80008000)) | ((codes >> Uint32(4)) & Uint32(0x07F007F0))
+    """E4M3 codes in bits 0..7 and 16..23, nothing else -> bf16x2 of value * 2^-120.
+
+    A multiplication moves the sign, which the shift leaves in bit 11: integer units are idle here.
+    """
+    return codes * Uint32(16) + (codes & Uint32(0x00800080)) * Uint32(240)
 
 
 @cute.jit
-def large_scales(codes: cute.Tensor, scale: Int64, block: Int32, tile: cutlass.Constexpr):
-    """Scales of 128 x 128 weights from global memory, one for each strip."""
+def large_ask_scales(
+    held: cute.Tensor, scale: Int64, lane: Int32, tile: cutlass.Constexpr
+):
+    """Scales of 128 x 128 weights from global memory: lane l gets those of columns l, l + 32, ..."""
     for m in cutlass.range_constexpr(tile.strips):
-        at = scale + Int64(block + m * (LARGE_DEPTH // 128))
-        pointer = cute.make_ptr(Uint8, at, cute.AddressSpace.gmem, assumed_align=1)
-        codes[m] = cute.make_tensor(pointer, cute.make_layout((1,)))[0].to(Uint32)
+        for n in cutlass.range_constexpr(tile.scales):
+            column = cutlass.min(n * 32 + lane, tile.steps // 2 - 1)
+            at = scale + Int64(column + m * (LARGE_DEPTH // 128))
+            pointer = cute.make_ptr(Uint8, at, cute.AddressSpace.gmem, assumed_align=1)
+            held[n, m] = cute.make_tensor(pointer, cute.make_layout((1,)))[0].to(Uint32)
+
+
+@cute.jit
+def large_scales(codes: cute.Tensor, held: cute.Tensor, column: Int32, tile: cutlass.Constexpr):
+    """Scales of one column of 128 x 128 weights, one for each strip."""
+    for m in cutlass.range_constexpr(tile.strips):
+        value = held[0, m]
+        for n in cutlass.range_constexpr(1, tile.scales):
+            if column >= 32 * n:
+                value = held[n, m]
+        codes[m] = Uint32(cute.arch.shuffle_sync(value, column % 32))
 
 
 @cute.jit
 def large_decode_fp8(
     ra32: cute.Tensor, first: cutlass.Constexpr, pitch: cutlass.Constexpr, w: Int32, row: Int32,
-    lane: Int32, j: cutlass.Constexpr, factor: Uint32,
+    lane: Int32, j: cutlass.Constexpr, scale: Uint32,
 ):
     """64 weights of rows g and g + 8 as A registers of four wgmma.
 
     w: address of rows of 128 bytes, swizzled, of which the j-th half is read; row: the warp's first.
+    scale: E8M0. One multiplication does for scales up to 2^7: 2^120 times those is a bf16 number.
     """
+    factor = (cutlass.min(scale, Uint32(134)) + Uint32(120)) * Uint32(0x00800080)
     g, q = lane // 4, lane % 4
     w += (row + g) * 128 + (((4 * j) ^ g) << 4) + (q >> 1 << 2)
-    selector = Int32(0x1000)
+    selector = Int32(0x4140)
     if q % 2 == 1:
-        selector = Int32(0x3222)
+        selector = Int32(0x4342)
     for kb in cutlass.range_constexpr(4):
         for r in cutlass.range_constexpr(2):
             at = (w ^ Int32(16 * kb)) + r * 1024
             for h in cutlass.range_constexpr(2):
                 codes = large_shared(at + 8 * h, Uint32, 1)[0]
-                value = large_e4m3(large_prmt(codes, codes, selector))
-                value = large_times(value, Uint32(0x7B807B80))  # 2^120
+                value = large_e4m3(large_prmt(codes, Uint32(0), selector))
                 ra32[first + pitch * kb + 2 * h + r] = large_times(value, factor)
+    if scale > Uint32(134):
+        rest = large_e8m0(scale - Uint32(7))
+        if scale == Uint32(255):
+            rest = Uint32(0x7FC07FC0)
+        for kb in cutlass.range_constexpr(4):
+            for r in cutlass.range_constexpr(4):
+                at = cutlass.const_expr(first + pitch * kb + r)
+                ra32[at] = large_times(ra32[at], rest)
+
+
+@cute.jit
+def large_decode(
+    form: cutlass.Constexpr, ra32: cute.Tensor, to: cutlass.Constexpr, base_w: Int32,
+    codes: cute.Tensor, stage: Int32, row: Int32, lane: Int32,
+    j: cutlass.Constexpr, tile: cutlass.Constexpr,
+):
+    """Step j of a stage of weights as A registers, the to-th 16 of each strip."""
+    for m in cutlass.range_constexpr(tile.strips):
+        first, pitch = cutlass.const_expr(4 * (4 * to * tile.strips + m)), 4 * tile.strips
+        w, at = base_w + stage * tile.w_bytes, row + 128 * m
+        if cutlass.const_expr(form == "fp8_128"):
+            large_decode_fp8(ra32, first, pitch, w, at, lane, j, codes[m])
 
 
 @cute.jit
 def large_decoded(
     form: cutlass.Constexpr, mma, acc: cute.Tensor, ring_x: cute.Tensor, base_w: Int32,
-    scale: Int64, after: cute.Tensor, rank: Int32, thread: Int32, bars,
-    place,
+    held: cute.Tensor, thread: Int32, bars, place,
     tile: cutlass.Constexpr,
 ):
     """acc += a tile's products over this block's part of K, weights from registers.
 
     base_w: address of the first stage's weights.
-    scale: address of that of the tile's first row and column, if FP8. after: those that come first.
+    held: the lanes' scales, if FP8.
     place: next stage and phase of weights, and of tokens.
     """
     full_w, full_x = bars
@@ -921,60 +977,67 @@ def large_decoded(
     lane = thread % 32
     group, thread = thread // tile.threads, thread % tile.threads
     rb = mma.make_fragment_B(mma.get_slice(thread).partition_B(ring_x))
-    ra = cute.make_rmem_tensor(((2, 2, 2), tile.strips, 8), BFloat16)
-    ra32 = cute.recast_tensor(ra, Uint32)
     row = thread // 32 * 16
-    count = cutlass.const_expr(LARGE_STEPS[form])
-    turns = cutlass.const_expr(tile.steps // count // tile.groups)
-    codes = cute.make_rmem_tensor((tile.strips,), Uint32)
+    count, chunk = cutlass.const_expr(LARGE_STEPS[form]), cutlass.const_expr(tile.chunk(form))
+    # Two chunks, at least, for each turn of the loop: their registers change places.
+    stages = cutlass.const_expr(max(2 * chunk // count, 1))
+    ra = cute.make_rmem_tensor(((2, 2, 2), tile.strips, 8 * chunk), BFloat16)
+    ra32 = cute.recast_tensor(ra, Uint32)
+    turns = cutlass.const_expr(tile.steps // count // tile.groups // stages)
     if cutlass.const_expr(tile.groups > 1):
         stage_w, phase_w = large_skip(stage_w, phase_w, group, tile.ahead)
         stage, phase = large_skip(stage, phase, group * count, tile.stages)
+    codes = cute.make_rmem_tensor((tile.strips,), Uint32)
     last = Int32(0)
     for turn in cutlass.range(turns, unroll=1):
-        if cutlass.const_expr(form == "fp8_128"):
-            codes.store(after.load())
-            following = cutlass.min(turn + 1, turns - 1) * tile.groups + group
-            large_scales(after, scale, rank * (tile.steps // 2) + following, tile)
-        cute.arch.mbarrier_wait(full_w + stage_w, phase_w)
-        for j in cutlass.range_constexpr(count):
-            for m in cutlass.range_constexpr(tile.strips):
-                first = cutlass.const_expr(4 * (4 * (j % 2) * tile.strips + m))
-                w, at = base_w + stage_w * tile.w_bytes, row + 128 * m
-                if cutlass.const_expr(form == "fp8_128"):
-                    factor = large_e8m0(codes[m])
-                    large_decode_fp8(ra32, first, 4 * tile.strips, w, at, lane, j, factor)
-            if cutlass.const_expr(j == count - 1):
-                cute.arch.sync_warp()
-                large_release(full_w, stage_w, tile.ahead)
-            cute.arch.mbarrier_wait(full_x + stage, 0 if tile.resident else phase)
-            # A wait that leaves the group of the other registers open makes ptxas serialise.
-            warpgroup.wait_group(0)
-            if turn + j > 0:
-                large_release_tokens(full_x, last, tile)
-            last = stage
-            warpgroup.fence()
-            for kb in cutlass.range_constexpr(4):
-                cute.gemm(mma, acc, ra[None, None, 4 * (j % 2) + kb], rb[None, None, kb, stage], acc)
-            warpgroup.commit_group()
-            stage, phase = large_next(stage, phase, tile.stages)
-        stage_w, phase_w = large_next(stage_w, phase_w, tile.ahead)
-        if cutlass.const_expr(tile.groups > 1):
-            stage_w, phase_w = large_skip(stage_w, phase_w, tile.groups - 1, tile.ahead)
-            stage, phase = large_skip(stage, phase, (tile.groups - 1) * count, tile.stages)
+        for half in cutlass.range_constexpr(stages):
+            if cutlass.const_expr(form == "fp8_128"):
+                large_scales(codes, held, (turn * stages + half) * tile.groups + group, tile)
+            cute.arch.mbarrier_wait(full_w + stage_w, phase_w)
+            for part in cutlass.range_constexpr(count // chunk):
+                to = cutlass.const_expr((half + part) % 2 * chunk)
+                for c in cutlass.range_constexpr(chunk):
+                    large_decode(
+                        form, ra32, to + c, base_w, codes, stage_w, row,
+                        lane, part * chunk + c, tile,
+                    )
+                if cutlass.const_expr((part + 1) * chunk == count):
+                    cute.arch.sync_warp()
+                    large_release(full_w, stage_w, tile.ahead)
+                for c in cutlass.range_constexpr(chunk):
+                    cute.arch.mbarrier_wait(full_x + stage + c, 0 if tile.resident else phase)
+                # A wait that leaves the group of the other registers open makes ptxas serialise.
+                warpgroup.wait_group(0)
+                if turn + half + part > 0:
+                    large_release_tokens(full_x, last, chunk, tile)
+                last = stage
+                warpgroup.fence()
+                for kb in cutlass.range_constexpr(4 * chunk):
+                    a = ra[None, None, 4 * to + kb]
+                    cute.gemm(mma, acc, a, rb[None, None, kb % 4, stage + kb // 4], acc)
+                warpgroup.commit_group()
+                for _ in cutlass.range_constexpr(chunk):
+                    stage, phase = large_next(stage, phase, tile.stages)
+            stage_w, phase_w = large_next(stage_w, phase_w, tile.ahead)
+            if cutlass.const_expr(tile.groups > 1):
+                stage_w, phase_w = large_skip(stage_w, phase_w, tile.groups - 1, tile.ahead)
+                stage, phase = large_skip(stage, phase, (tile.groups - 1) * count, tile.stages)
     if cutlass.const_expr(tile.groups > 1):
         stage_w, phase_w = large_skip(stage_w, phase_w, -group, tile.ahead)
         stage, phase = large_skip(stage, phase, -group * count, tile.stages)
     warpgroup.wait_group(0)
-    large_release_tokens(full_x, last, tile)
+    large_release_tokens(full_x, last, chunk, tile)
     return stage_w, phase_w, stage, phase
 
 
 @cute.jit
-def large_release_tokens(bars, stage: Int32, tile: cutlass.Constexpr):
-    """This warp has read a stage of tokens."""
+def large_release_tokens(
+    bars, stage: Int32, count: cutlass.Constexpr, tile: cutlass.Constexpr
+):
+    """This warp has read `count` stages of tokens."""
     if cutlass.const_expr(not tile.resident):
-        large_release(bars, stage, tile.stages)
+        for i in cutlass.range_constexpr(count):
+            large_release(bars, stage + i, tile.stages)
 
 
 @cute.jit
@@ -1016,7 +1079,7 @@ def large_plain(
         warpgroup.wait_group(1)
         if turn > 0:
             large_release(full_w, last_w, tile.ahead)
-            large_release_tokens(full_x, last, tile)
+            large_release_tokens(full_x, last, 1, tile)
         last_w, last = stage_w, stage
         stage_w, phase_w = large_next(stage_w, phase_w, tile.ahead)
         stage, phase = large_next(stage, phase, tile.stages)
@@ -1028,7 +1091,7 @@ def large_plain(
         stage, phase = large_skip(stage, phase, -group, tile.stages)
     warpgroup.wait_group(0)
     large_release(full_w, last_w, tile.ahead)
-    large_release_tokens(full_x, last, tile)
+    large_release_tokens(full_x, last, 1, tile)
     return stage_w, phase_w, stage, phase
 
 
@@ -1301,15 +1364,15 @@ def large_scale(scales, row_tile: Int32, tile: cutlass.Constexpr) -> Int64:
 
 @cute.jit
 def large_ask(
-    after: cute.Tensor, scales, at: Int32, token_tiles: Int32, rank: Int32, thread: Int32,
+    held: cute.Tensor, scales, at: Int32, token_tiles: Int32, rank: Int32, thread: Int32,
     tile: cutlass.Constexpr,
 ):
-    """Request the scales that the at-th tile needs first, if there are any."""
+    """Request the scales of the at-th tile, if it has any."""
     if at < large_starts(tile)[-1] * token_tiles:
         row_tile, _ = large_place(at, token_tiles, tile)
         scale = large_scale(scales, row_tile, tile)
         if scale != 0:
-            large_scales(after, scale, rank * (tile.steps // 2) + thread // tile.threads, tile)
+            large_ask_scales(held, scale + Int64(rank * (tile.steps // 2)), thread % 32, tile)
 
 
 @cute.jit
@@ -1327,14 +1390,13 @@ def large_prefetch(scales, thread: Int32, tile: cutlass.Constexpr):
 
 @cute.jit
 def large_products(
-    mmas, acc: cute.Tensor, rings, bases, scales, after: cute.Tensor, row_tile: Int32, rank: Int32,
-    thread: Int32, bars, place, tile: cutlass.Constexpr,
+    mmas, acc: cute.Tensor, rings, bases, held: cute.Tensor, row_tile: Int32, thread: Int32, bars,
+    place, tile: cutlass.Constexpr,
 ):
     """acc = a tile's products, by the format of its weight. rings: of x, then of each weight."""
     starts = cutlass.const_expr(large_starts(tile))
     acc.fill(0.0)
     base_w = bases
-    scale = large_scale(scales, row_tile, tile)
     for form in LARGE_KINDS:
         mine = row_tile < 0
         for i in cutlass.range_constexpr(len(LARGE_FORMS)):
@@ -1346,8 +1408,8 @@ def large_products(
                 place = large_plain(mmas[0], acc, rings[0], ring_w, thread, bars, place, tile)
             if cutlass.const_expr(form != "bf16"):
                 place = large_decoded(
-                    form, mmas[1], acc, rings[0], base_w, scale, after, rank,
-                    thread, bars, place, tile,
+                    form, mmas[1], acc, rings[0], base_w, held, thread,
+                    bars, place, tile,
                 )
     return place
 
@@ -1366,18 +1428,17 @@ def large_multiply(
     acc = cute.make_rmem_tensor(parts.shape, Float32)
     stages = (Int32(0), Int32(0), Int32(0), Int32(0))
     at = block // tile.split
-    after = cute.make_rmem_tensor((tile.strips,), Uint32)
-    coming = cute.make_rmem_tensor((tile.strips,), Uint32)
+    held = cute.make_rmem_tensor((tile.scales, tile.strips), Uint32)
+    coming = cute.make_rmem_tensor((tile.scales, tile.strips), Uint32)
     coming.fill(Uint32(0))
     large_ask(coming, scales, at, token_tiles, rank, thread, tile)
     large_prefetch(scales, thread, tile)
     while at < starts[-1] * token_tiles:
         row_tile, token_tile = large_place(at, token_tiles, tile)
-        after.store(coming.load())
+        held.store(coming.load())
         large_ask(coming, scales, at + blocks // tile.split, token_tiles, rank, thread, tile)
         stages = large_products(
-            mmas, acc, rings, bases, scales, after, row_tile, rank, thread, bars, stages,
-            tile,
+            mmas, acc, rings, bases, held, row_tile, thread, bars, stages, tile,
         )
         sums = rings[0].iterator.toint()
         mine = True

@@ -109,6 +109,7 @@ def test_tiles_cover_every_batch_and_fit(key: tuple[str, str, bool]) -> None:
         others = tile.tokens * 256 + 24 * tile.stages + 4 * 4096 // 128 + 2048
         assert tile.stages * stage + others <= MAX_SMEM
         assert tile.tokens >= min(tile.most, 64)
+        assert 1 <= tile.lead <= tile.stages
 
 
 @pytest.mark.parametrize("key", INVERSE_ROPE_WO_A, ids=str)

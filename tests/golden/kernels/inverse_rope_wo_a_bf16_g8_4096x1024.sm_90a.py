@@ -42,6 +42,7 @@ class Tile:
     """How a block works: [rows, tokens] of z, `depth` of K per stage, warps along rows and K.
 
     With wgmma, warps along K are warpgroups that take turns with the stages; else they share each.
+    Weights of `lead` steps are asked for before any tokens.
     """
 
     wgmma: bool
@@ -49,6 +50,7 @@ class Tile:
     tokens: int
     depth: int
     stages: int
+    lead: int
     warps_m: int
     warps_k: int
 
@@ -163,7 +165,7 @@ def load_weights(tma, source, ring, full, step, tile: cutlass.Constexpr):
 
 @cute.jit
 def start_loads(tma_w, w_source, w_ring, bars, tile: cutlass.Constexpr):
-    """Make the barriers and request the weights of the first stages."""
+    """Make the barriers and request the weights of the first steps."""
     full, ready, empty = barriers(bars, tile)
     if cute.arch.lane_idx() == 0:
         for s in cutlass.range_constexpr(tile.stages):
@@ -172,7 +174,7 @@ def start_loads(tma_w, w_source, w_ring, bars, tile: cutlass.Constexpr):
             cute.arch.mbarrier_init(empty + s, tile.readers)
         cute.arch.mbarrier_init_fence()
     cute.arch.sync_warp()
-    for step in cutlass.range(min(tile.stages, tile.steps), unroll=1):
+    for step in cutlass.range(min(tile.lead, tile.steps), unroll=1):
         load_weights(tma_w, w_source, w_ring, full, step, tile)
 
 
@@ -184,11 +186,12 @@ def finish_loads(
     full, ready, empty = barriers(bars, tile)
     # The tokens come from the previous kernel.
     cute.arch.griddepcontrol_wait()
-    first = cutlass.const_expr(min(tile.stages, tile.steps))
+    first = cutlass.const_expr(min(tile.lead, tile.steps))
     for step in cutlass.range(first, unroll=1):
         load(tma_x, x_source, x_ring, full, step, tile.x_boxes, tile)
     for step in cutlass.range(first, tile.steps, unroll=1):
-        cute.arch.mbarrier_wait(empty + step % tile.stages, (step // tile.stages - 1) & 1)
+        if step >= tile.stages:
+            cute.arch.mbarrier_wait(empty + step % tile.stages, (step // tile.stages - 1) & 1)
         load_weights(tma_w, w_source, w_ring, full, step, tile)
         load(tma_x, x_source, x_ring, full, step, tile.x_boxes, tile)
     # The next kernel may start where a block ends.
@@ -558,19 +561,19 @@ def entry(
     tokens = o.shape[0]
     if tokens > 0:
         if tokens <= 8:
-            run(o, angles, weight, z, Tile(False, 64, 8, 256, 5, 4, 4), stream)
+            run(o, angles, weight, z, Tile(False, 64, 8, 256, 5, 5, 4, 4), stream)
         elif tokens <= 16:
-            run(o, angles, weight, z, Tile(False, 64, 16, 256, 5, 4, 4), stream)
+            run(o, angles, weight, z, Tile(False, 64, 16, 256, 5, 5, 4, 4), stream)
         elif tokens <= 32:
-            run(o, angles, weight, z, Tile(False, 64, 32, 256, 4, 2, 4), stream)
+            run(o, angles, weight, z, Tile(False, 64, 32, 256, 4, 4, 2, 4), stream)
         elif tokens <= 64:
-            run(o, angles, weight, z, Tile(True, 64, 64, 64, 12, 4, 2), stream)
+            run(o, angles, weight, z, Tile(True, 64, 64, 64, 12, 12, 4, 2), stream)
         elif tokens <= 128:
-            run(o, angles, weight, z, Tile(True, 64, 128, 64, 8, 4, 2), stream)
+            run(o, angles, weight, z, Tile(True, 64, 128, 64, 8, 8, 4, 2), stream)
         elif tokens <= 256:
-            run(o, angles, weight, z, Tile(True, 128, 128, 64, 6, 8, 1), stream)
+            run(o, angles, weight, z, Tile(True, 128, 128, 64, 6, 6, 8, 1), stream)
         else:
-            run(o, angles, weight, z, Tile(True, 128, 256, 64, 3, 8, 1), stream)
+            run(o, angles, weight, z, Tile(True, 128, 256, 64, 3, 3, 8, 1), stream)
 
 
 def example_args():

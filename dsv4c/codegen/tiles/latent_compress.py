@@ -27,7 +27,7 @@ class CompressTile:
 # with them 0.3 us, but hides latency where there is much to read.
 _OVERLAP = ((128, 1, 1), (384, 2, 2), (2048, 4, 2), (0, 8, 2))
 # 15 clusters of 8 blocks run at a time if a multiprocessor takes one block.
-_CLUSTER = ((14, 1, 1), (64, 4, 1), (256, 16, 1), (0, 32, 2))
+_CLUSTER = ((14, 1, 1), (64, 5, 1), (256, 18, 1), (0, 32, 2))
 LATENT_COMPRESS: dict[str, CompressTile] = {
     "sm_90a": CompressTile(_OVERLAP, _CLUSTER, pdl=True),
     "sm_100a": CompressTile(_OVERLAP, _CLUSTER, pdl=True),

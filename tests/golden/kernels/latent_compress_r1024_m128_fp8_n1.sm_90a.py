@@ -253,11 +253,12 @@ def latent_row(q: cute.Tensor, weight: cute.Tensor, out: cute.Tensor, row: Int32
     for i in cutlass.range_constexpr(rounds):
         if i * 32 + lane < chunks:
             weights[None, i].store(scale[(None, i * 32 + lane)].load().to(Float32))
+    # The next kernel's weights may come before that wait ends: its own ends with this kernel.
+    cute.arch.griddepcontrol_launch_dependents()
     cute.arch.griddepcontrol_wait()
     for i in cutlass.range_constexpr(rounds):
         if i * 32 + lane < chunks:
             values[None, i].store(source[(None, i * 32 + lane)].load().to(Float32))
-    cute.arch.griddepcontrol_launch_dependents()
     total = Float32(0.0)
     for i in cutlass.range_constexpr(VEC * rounds):
         total = total + values[i] * values[i]
@@ -613,11 +614,11 @@ def kernel(
         first = block // BLOCKS * count
         # Until the wait, this overlaps the end of the previous kernel.
         prefetch_window(c, step, first, tid, block % BLOCKS, min(count, 16))
+        cute.arch.griddepcontrol_launch_dependents()
         cute.arch.griddepcontrol_wait()
         at_once = cutlass.const_expr(min(count, 32))
         for turn in cutlass.range(count // at_once, unroll=1):
             unit = survey(step, first + turn * at_once, at_once, lane)
-            cute.arch.griddepcontrol_launch_dependents()
             compress(c, step, unit, tid, block % BLOCKS, part, squares, at_once)
     else:
         row = (block - units * BLOCKS) * WARPS + warp
@@ -655,14 +656,14 @@ def entry(
             min_blocks_per_mp=1, preferred_smem_carveout=100, **options
         )
     elif 14 < tokens <= 64:
-        units = cute.ceil_div(tokens, 4)
-        kernel(q, q_norm, c, step, latent, units, 4).launch(
+        units = cute.ceil_div(tokens, 5)
+        kernel(q, q_norm, c, step, latent, units, 5).launch(
             grid=[units * BLOCKS + rows_blocks, 1, 1], cluster=[BLOCKS, 1, 1],
             min_blocks_per_mp=1, preferred_smem_carveout=100, **options
         )
     elif 64 < tokens <= 256:
-        units = cute.ceil_div(tokens, 16)
-        kernel(q, q_norm, c, step, latent, units, 16).launch(
+        units = cute.ceil_div(tokens, 18)
+        kernel(q, q_norm, c, step, latent, units, 18).launch(
             grid=[units * BLOCKS + rows_blocks, 1, 1], cluster=[BLOCKS, 1, 1],
             min_blocks_per_mp=1, preferred_smem_carveout=100, **options
         )

@@ -257,11 +257,12 @@ def latent_row(q: cute.Tensor, weight: cute.Tensor, out: cute.Tensor, row: Int32
     for i in cutlass.range_constexpr(rounds):
         if i * 32 + lane < chunks:
             weights[None, i].store(scale[(None, i * 32 + lane)].load().to(Float32))
+    # The next kernel's weights may come before that wait ends: its own ends with this kernel.
+    cute.arch.griddepcontrol_launch_dependents()
     cute.arch.griddepcontrol_wait()
     for i in cutlass.range_constexpr(rounds):
         if i * 32 + lane < chunks:
             values[None, i].store(source[(None, i * 32 + lane)].load().to(Float32))
-    cute.arch.griddepcontrol_launch_dependents()
     total = Float32(0.0)
     for i in cutlass.range_constexpr(VEC * rounds):
         total = total + values[i] * values[i]
@@ -659,9 +660,9 @@ def kernel(
             prefetch_window(main, step, block, WIDTH, tid, count)
         else:
             prefetch_window(index, step, block, INDEX_WIDTH, lane, count)
+        cute.arch.griddepcontrol_launch_dependents()
         cute.arch.griddepcontrol_wait()
         unit = survey(step, block * count, count, lane)
-        cute.arch.griddepcontrol_launch_dependents()
         if tid < WIDTH // QUAD:
             compress(main, step, unit, WIDTH, tid * QUAD, part, count)
         else:

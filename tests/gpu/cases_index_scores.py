@@ -31,6 +31,7 @@ from index_keys import (
     rounded,
     spoil,
     spoil_some,
+    sums,
     values,
 )
 
@@ -72,6 +73,7 @@ def cases() -> list[Case]:
         found += [Setup(t, 64, cache, 900, "padding") for t in (70, 300)]
     found += [Setup(128, heads, "mxfp4", 1024, "decode") for heads in HEADS]
     found += [Setup(t, h, "mxfp4", 1300, "edges") for t, h in ((40, 64), (40, 8), (300, 64))]
+    found += [Setup(t, h, "mxfp4", 1300, "sums") for t, h in ((40, 64), (40, 8), (300, 64))]
     times = [
         Setup(b, 64, "mxfp4", context, "time")
         for context in (4096, 32768, 131072)
@@ -229,6 +231,8 @@ def _inputs(setup: Setup, seed: int) -> list[torch.Tensor]:
         spoil(q, weights, cache, table[use].long(), make)
     if setup.what == "edges":
         edges(q, weights, cache, table[use].long())
+    if setup.what == "sums":
+        sums(q)
     if setup.what == "decode":
         every_code(q, weights, cache, table[0, : setup.context // (PAGE * RATIO)].long())
     others: list[torch.Tensor] = []

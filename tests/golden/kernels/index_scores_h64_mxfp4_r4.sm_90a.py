@@ -470,16 +470,14 @@ def weighted_whole(acc: cute.Tensor, weights: cute.Tensor, peaks: Uint32, lane: 
 
 @cute.jit
 def put_wide(
-    out: cute.Tensor, q: cute.Tensor, weights: cute.Tensor, ring: cute.Tensor, part: Int32, entry: Int32,
-    seen: Int32, t: Int32,
+    out: cute.Tensor, q: cute.Tensor, weights: cute.Tensor, keys: cute.Tensor, factors: tuple, part: Int32,
+    entry: Int32, seen: Int32, t: Int32,
 ):  # fmt: skip
     """Scores of a warp's entries from products in bf16, in the place of those from whole numbers.
 
     Lanes 2 part and 2 part + 1 of a quad store them, which stored the others if those were there before.
     """
     lane = t % 32
-    keys = cute.make_rmem_tensor((4 * STEPS,), Uint32)
-    factors = read_keys(ring, t, keys)
     sums = cute.make_rmem_tensor((4,), Float32)
     sums.fill(0.0)
     batch = cutlass.const_expr(2 if HEADS % 16 == 0 else 1)
@@ -624,6 +622,33 @@ def put_pair(
     store_score(out, entry + lane % 2 * 8 + lane % 4 // 2 * TILE, seen, found * score_unit(peak))
 
 
+@cute.jit
+def put_again(
+    out: cute.Tensor, q: cute.Tensor, weights: cute.Tensor, cache: cute.Tensor, table: cute.Tensor,
+    start: Int32, step: Int32, mine: Int32, seen: Int32, t: Int32,
+):  # fmt: skip
+    """All scores of a warp once more, from products in bf16: out of the loop, this costs others no registers."""
+    lane = t % 32
+    own = t // 32 * 16 + lane // 4
+    for i in cutlass.range(2 * mine, unroll=1):
+        at, part = start + i // 2 * step, i % 2
+        page = table[page_column(at, 2 * part + t // 64, seen)]
+        words = cute.zipped_divide(cute.recast_tensor(cache[Int64(page), None], Uint32), (4,))
+        raw = cute.make_rmem_tensor(((4,), 2), Uint32)
+        scales = cute.make_rmem_tensor((2,), Uint32)
+        for row in cutlass.range_constexpr(2):
+            entry = own % PAGE + 8 * row
+            cute.autovec_copy(words[(None, entry * 4 + lane % 4)], raw[None, row])
+            scale = cute.recast_tensor(cache[Int64(page), None], Uint32)[PAGE * 16 + entry]
+            scales[row] = scale >> Uint32(lane % 4 * 8) & Uint32(255)
+        codes = cute.make_rmem_tensor((8,), Uint32)
+        for w in cutlass.range_constexpr(8):
+            codes[w] = raw[w % 4, w // 4]
+        wide = cute.make_rmem_tensor((4 * STEPS,), Uint32)
+        factors = decode(codes, scales[0] | (scales[1] << Uint32(16)), wide)
+        put_wide(out, q, weights, wide, factors, part, (2 * at + part) * TILE + own, seen, t)
+
+
 @cute.kernel
 def decode_kernel(
     q: cute.Tensor,
@@ -659,6 +684,7 @@ def decode_kernel(
     if tid == 0:
         s_odd[0] = Uint32(0)
     cute.arch.griddepcontrol_wait()
+    cute.arch.griddepcontrol_launch_dependents()
     cute.arch.sync_threads()
     if group == groups:
         cute.arch.setmaxregister_decrease(BRINGERS_REGISTERS)
@@ -669,7 +695,7 @@ def decode_kernel(
             bring_pages(cache, pages, ring, full, empty, first, step, seen, groups, stages)
     else:
         cute.arch.setmaxregister_increase(SCORERS_REGISTERS)
-        _, seen = seen_by(slot, pos, token, scores.shape[1])
+        where, seen = seen_by(slot, pos, token, scores.shape[1])
         out = scores[Int64(token), None]
         t, lane = tid % 128, tid % 32
         load_queries(q, weights, s_q, s_w, s_odd, token, tid, 1, 128 * groups)
@@ -702,22 +728,19 @@ def decode_kernel(
             start_product(mmas, accs[1], operands[1], columns, Int32(0), lane)
             load_weights(heads, s_w, Int32(0), lane)
             put_pair(accs, heads, out, entry, seen, lane, [first_peaks, other_peaks])
-            if marked | (not (right & also)):
-                for part in cutlass.range(2, unroll=1):
-                    if part == 1:
-                        right = also
-                    if marked | (not right):
-                        put_wide(
-                            out, q[Int64(token), None, None], weights[Int64(token), None],
-                            ring[None, part, stage, group], part, entry + part * TILE, seen, t
-                        )  # fmt: skip
+            marked = marked | (not (right & also))
+            cute.arch.sync_warp()
             if lane == 0:
                 cute.arch.mbarrier_arrive(empty + bar)
             entry = entry + step * (2 * TILE)
             bar = bar + 1
             if bar == (group + 1) * stages:
                 bar, phase = group * stages, phase ^ 1
-    cute.arch.griddepcontrol_launch_dependents()
+        if marked:
+            put_again(
+                out, q[Int64(token), None, None], weights[Int64(token), None], cache,
+                table[Int64(where), None], start, step, mine, seen, t
+            )  # fmt: skip
 
 
 @cute.kernel
@@ -847,10 +870,11 @@ def kernel(
             if marked | (not right):
                 for j in cutlass.range(begin, end, unroll=1):
                     if (s_odd[j] != Uint32(0)) | (not right):
+                        wide = cute.make_rmem_tensor((4 * STEPS,), Uint32)
+                        factors = read_keys(own_ring[None, stage], t, wide)
                         put_wide(
                             scores[Int64(first + j), None], q[Int64(first + j), None, None],
-                            weights[Int64(first + j), None], own_ring[None, stage], Int32(0), entry,
-                            s_seen[j], t
+                            weights[Int64(first + j), None], wide, factors, Int32(0), entry, s_seen[j], t
                         )  # fmt: skip
             # the products have taken the keys: the stage is free
             cute.arch.barrier(barrier_id=1 + group, number_of_threads=128)

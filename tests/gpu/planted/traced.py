@@ -54,6 +54,10 @@ _SITE = (
 )
 _GROUPS = "([0] + [32 * tile.warps, 32 * tile.warps + 32, 32 * tile.warps + 32] * tile.groups)"
 BARRIERS: dict[str, tuple[tuple[str, str], ...]] = {
+    "index_scores": (
+        ("    own_bars = bars + group * stages\n", "[0] + [128] * warpgroups"),
+        ("    if tid < stages * groups:\n", "[0, 128 * groups]"),
+    ),
     "inverse_rope_wo_a": (
         ("    w_tiles = cute.local_tile(w, (", "[0, 32 * tile.warps, ROPE_THREADS]"),
     ),
@@ -83,7 +87,9 @@ _ELECTED = re.compile(
 def needs_trace(name: str) -> bool:
     """Whether racecheck cannot follow the kernel of this name as it is."""
     kinds = ("inverse_rope_wo_a", "mhc_", "moe_", "sparse_attention")
-    return name.startswith(kinds) or (name.startswith("linears") and "fp4" in name)
+    return name.startswith(kinds) or (
+        name.startswith(("index_scores", "linears")) and "fp4" in name
+    )
 
 
 def traced(kind: str, text: str) -> str:
@@ -112,11 +118,11 @@ def traced(kind: str, text: str) -> str:
 def _init(found: re.Match[str]) -> str:
     """Counts of warps become counts of lanes; one arrival that completes a load is one thread's.
 
-    A count of threads, `1 + 32 * warps`, stays.
+    A count of threads, `32 * warps` or one more, stays.
     """
     bar, count = found.groups()
     if count == "loads":
         count = "1 if loads == 1 else 32 * loads"
-    elif count != "1" and not count.startswith("1 + 32 * "):
+    elif count != "1" and not count.startswith(("32 * ", "1 + 32 * ")):
         count = f"32 * ({count})"
     return f"mbarrier_init({bar}, {count})"

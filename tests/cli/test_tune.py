@@ -15,6 +15,7 @@ from dsv4c.cli import main
 from dsv4c.cli.views import measured_tiles
 from dsv4c.codegen.kernels import mhc_seam
 from dsv4c.codegen.render import render
+from dsv4c.codegen.tuned import decode, entries
 from dsv4c.report.kernels import KernelView, TileView
 from dsv4c.tune.build import Built
 from dsv4c.tune.folder import SCHEMA as FOLDER_SCHEMA
@@ -79,6 +80,14 @@ def test_the_page_shows_what_apply_prints() -> None:
     result = call("apply", str(docs / "perf" / "tune_pro.json"), "--dry-run")
     assert result.exit_code == 0
     assert f"```text\n{result.stdout}```\n" in (docs / "tuning.md").read_text(encoding="utf-8")
+
+
+def test_what_that_run_won_is_kept(tmp_path: Path) -> None:
+    raw = Path(__file__).parents[2] / "docs" / "perf" / "tune_pro.json"
+    assert call("apply", str(raw), "--into", str(tmp_path)).exit_code == 0
+    won = decode((tmp_path / "linears.json").read_bytes(), "linears")
+    assert won
+    assert all(one in entries("linears") for one in won)
 
 
 def test_apply_as_json(results: Path, tmp_path: Path) -> None:

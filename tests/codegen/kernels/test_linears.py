@@ -203,6 +203,19 @@ def test_tiles_leave_blocks_even_shares() -> None:
     assert rows(("fp8_128", 32768, False), ("fp8_128", 8192, False)) == 32
 
 
+def test_a_ring_has_the_room_of_sums_where_a_block_has_one_tile() -> None:
+    def stages(rows: int) -> int:
+        found = linears_tiles("sm_100a", 7168, [("fp8_128", 2048, False), ("bf16", rows, True)])
+        last = found[-1]
+        assert isinstance(last, SmallTile)
+        assert (last.rows, last.tokens) == (32, 64)
+        return last.stages
+
+    # 32 tiles of FP8, 100 or 101 of bf16, for 132 blocks.
+    assert stages(3200) == 4
+    assert stages(3232) == 3
+
+
 def test_tokens_of_short_rows_stay_in_shared_memory() -> None:
     def tile(depth: int) -> LargeTile | SmallTile:
         found = linears_tiles("sm_90a", depth, [("fp8_128", 32768, False)])

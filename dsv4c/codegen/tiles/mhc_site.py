@@ -15,7 +15,7 @@ class SiteTile:
         slices: of 32 channels, of a warp.
         groups: of warps in a block, which take a tile of eight tokens each; they divide `blocks`.
         teams: most clusters in a launch: no more than run at once.
-        staged: operands of the next tile come by bulk copies while a group works on one.
+        staged: operands of a group's next tile are copied to shared memory while it works on one.
     """
 
     most: int
@@ -28,7 +28,7 @@ class SiteTile:
 
 # Which channels are added up where decides a token's bits: they are the same in all tiles with the
 # same blocks and slices. An H100 runs 7 clusters of 16 blocks at a time, or 15 of 8; the first load
-# of few tokens is faster without bulk copies.
+# of few tokens is faster without copies.
 MHC_SITE: dict[tuple[str, int], tuple[SiteTile, ...]] = {
     ("mhc_seam", 4096): (
         SiteTile(64, 16, 2, 2, 4),

@@ -44,6 +44,7 @@ STEP_BYTES = OPERANDS * 512
 SQUARES = 4 * TOKENS
 LATER = SQUARES + TOKENS
 SUMS = LATER + (ROWS - 4) * TOKENS
+COPIERS = 3  # warps that copy operands ahead, 16 bytes a lane at a time
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Tile:
 
     A cluster of `blocks` blocks shares the channels; a group of `warps` warps, each with `slices`
     slices, takes a tile of tokens; a block has `groups` groups; there are at most `teams` clusters.
-    With `staged`, the operands of a group's next tile come by bulk copies while it works on one.
+    With `staged`, the operands of a group's next tile are copied ahead while it works on one.
     """
 
     blocks: int
@@ -69,12 +70,12 @@ class Tile:
 
     @property
     def workers(self):
-        """Warps of all groups; one more makes post and comb, one copies."""
+        """Warps of all groups; one more makes post and comb, others copy."""
         return self.groups * self.warps
 
     @property
     def threads(self):
-        return 32 * (self.workers + (2 if self.staged else 1))
+        return 32 * (self.workers + 1 + (COPIERS if self.staged else 0))
 
     @property
     def stages(self):
@@ -579,10 +580,10 @@ def stage_bar(shared: Shared, stage: Int32, tile: cutlass.Constexpr) -> cute.Poi
 
 @cute.jit
 def fetch(
-    site: Site, shared: Shared, index: Int32, number: Int32, rank: Int32, lane: Int32,
+    site: Site, shared: Shared, index: Int32, number: Int32, rank: Int32, copier: Int32, lane: Int32,
     tile: cutlass.Constexpr,
 ):
-    """Start copies of this block's channels of the cluster's tile `number`, by one warp.
+    """Start copies of this block's channels of the cluster's tile `number`, by several warps.
 
     Of each token the streams and y; comb and post. Beyond T streams and y are those of the last.
     """
@@ -592,23 +593,36 @@ def fetch(
     if turn > 0:
         cute.arch.mbarrier_wait(bar + tile.stages, (turn - 1) & 1)
     count = cutlass.min(site.x.shape[0] - index * TOKENS, TOKENS)
-    if lane == 0:
-        cute.arch.mbarrier_arrive_and_expect_tx(bar, TOKENS * 5 * line + count * 80)
-    cute.arch.sync_warp()
     first = shared.stage[None, stage].iterator.toint()
-    # Lane l copies for token l % 8 a stream, then y; two lanes copy comb and post of all tokens.
-    slot, part = lane % 8, lane // 8
-    token = Int64(index * TOKENS + cutlass.min(slot, count - 1))
-    place = first + slot * tile.record
-    source = site.streams[token, part, None].iterator.toint() + Int64(line * rank)
-    bulk(source, place + part * line, Int32(line), bar)
-    if lane < 8:
-        source = site.y[token, None].iterator.toint() + Int64(line * rank)
-        bulk(source, place + STREAMS * line, Int32(line), bar)
-    elif lane == 8:
-        token, place = Int64(index * TOKENS), first + TOKENS * tile.record
-        bulk(site.comb[token, None, None].iterator.toint(), place, count * 64, bar)
-        bulk(site.post[token, None].iterator.toint(), place + TOKENS * 64, count * 16, bar)
+    thread, threads = copier * 32 + lane, cutlass.const_expr(32 * COPIERS)
+    pieces = cutlass.const_expr(line // 16)
+    for i in cutlass.range_constexpr(-(-TOKENS * (STREAMS + 1) * pieces // threads)):
+        item = i * threads + thread
+        slot, part = item // pieces // (STREAMS + 1), item // pieces % (STREAMS + 1)
+        if slot < TOKENS:
+            token = Int64(index * TOKENS + cutlass.min(slot, count - 1))
+            source = site.y[token, None].iterator.toint()
+            if part < STREAMS:
+                source = site.streams[token, part, None].iterator.toint()
+            skipped = item % pieces * 16
+            copy(source + Int64(line * rank + skipped), first + slot * tile.record + part * line + skipped)
+    token, place = Int64(index * TOKENS), first + TOKENS * tile.record
+    if copier == COPIERS - 1:
+        if lane < 4 * count:
+            copy(site.comb[token, None, None].iterator.toint() + Int64(16 * lane), place + 16 * lane)
+        if lane < count:
+            copy(site.post[token, None].iterator.toint() + Int64(16 * lane), place + TOKENS * 64 + 16 * lane)
+    cute.arch.inline_ptx(
+        "cp.async.mbarrier.arrive.noinc.shared::cta.b64 [{$r0}];", read_only_args=[bar.toint()]
+    )
+
+
+@cute.jit
+def copy(source: Int64, place: Int32):
+    """Start a copy of 16 bytes to shared memory."""
+    cute.arch.inline_ptx(
+        "cp.async.cg.shared.global [{$r0}], [{$r1}], 16;", read_only_args=[place, source]
+    )
 
 
 @cute.jit
@@ -820,8 +834,10 @@ def kernel(
         bars=smem.allocate_array(Int64, 2 * tile.groups + 2 + 2 * tile.stages),
     )
     if thread == 0:
-        for b in cutlass.range_constexpr(2 * tile.groups + 2 + tile.stages):
+        for b in cutlass.range_constexpr(2 * tile.groups + 2):
             cute.arch.mbarrier_init(shared.bars + b, 1)
+        for b in cutlass.range_constexpr(tile.stages):
+            cute.arch.mbarrier_init(shared.bars + (2 * tile.groups + 2 + b), 32 * COPIERS)
         for b in cutlass.range_constexpr(tile.stages):
             cute.arch.mbarrier_init(shared.bars + (2 * tile.groups + 2 + tile.stages + b), tile.warps)
     cute.arch.mbarrier_init_fence()
@@ -858,7 +874,7 @@ def kernel(
         if cutlass.const_expr(tile.staged):
             number = Int32(0)
             for index in cutlass.range(team, tiles, teams, unroll=1):
-                fetch(site, shared, index, number, rank, thread % 32, tile)
+                fetch(site, shared, index, number, rank, warp - tile.workers - 1, thread % 32, tile)
                 number = number + 1
 
 

@@ -6,7 +6,8 @@ reports minimal correct kernels (`pingpong` and `elected` of faults.py). So it i
 with these two forms replaced. Who waits for whom stays the same: a named barrier becomes an mbarrier
 that counts the same threads, each of which arrives, and waits where it waited; a lane that arrived
 for its warp becomes all lanes of the warp. Whatever else is wrong stays wrong: faults.py has kernels
-for both forms that must still be reported.
+for both forms that must still be reported. An mbarrier is made by an instruction of the whole warp:
+where the same thread arrives next (the hyper-connections' fn), a barrier of the block comes between.
 """
 
 from __future__ import annotations
@@ -48,10 +49,7 @@ def traced_sync(barrier_id, number_of_threads):
 
 '''
 # Kind -> before which line the barriers are made, and how many threads share each, by number.
-_SITE = (
-    "    if thread == 0:\n"
-    "        for b in cutlass.range_constexpr(2 * tile.groups + 2 + tile.stages):\n"
-)
+_SITE = "    if thread == 0:\n        for b in cutlass.range_constexpr(2 * tile.groups + 2):\n"
 _GROUPS = "([0] + [32 * tile.warps, 32 * tile.warps + 32, 32 * tile.warps + 32] * tile.groups)"
 BARRIERS: dict[str, tuple[tuple[str, str], ...]] = {
     "index_scores": (
@@ -78,6 +76,7 @@ BARRIERS: dict[str, tuple[tuple[str, str], ...]] = {
         ("    caches = Caches(", "[0, CONSUMERS, PRODUCERS + CONSUMERS, CONSUMERS, CONSUMERS]"),
     ),
 }
+_ARRIVES = "    if thread == 0:\n        bytes_ = cutlass.const_expr(ROWS"
 _ELECTED = re.compile(
     r"^( *)if (?:cute\.arch\.lane_idx\(\)|lane|thread % 32) == 0:\n +(cute\.arch\.mbarrier_arrive\()",
     re.MULTILINE,
@@ -100,6 +99,7 @@ def traced(kind: str, text: str) -> str:
         text: as `render` gives it.
     """
     text = _ELECTED.sub(r"\1\2", text)
+    text = text.replace(_ARRIVES, f"    cute.arch.sync_threads()\n{_ARRIVES}")
     text = re.sub(r"mbarrier_init\((.+), (.+)\)$", _init, text, flags=re.MULTILINE)
     found = 0
     for line, counts in BARRIERS[kind]:

@@ -57,9 +57,11 @@ def test_counts_of_warps_become_counts_of_lanes() -> None:
     text = "cute.arch.mbarrier_init(bars + s, loads)\ncute.arch.mbarrier_init(a, 1)\n"
     text += "cute.arch.mbarrier_init(f(bars, s), tile.warps)\n"
     text += "cute.arch.mbarrier_init(full + s, 1 + 32 * ROW_WARPS)\n"
+    text += "cute.arch.mbarrier_init(stage + s, 32 * COPIERS)\n"
     assert traced("linears", text).splitlines() == [
         "cute.arch.mbarrier_init(bars + s, 1 if loads == 1 else 32 * loads)",
         "cute.arch.mbarrier_init(a, 1)",
         "cute.arch.mbarrier_init(f(bars, s), 32 * (tile.warps))",
         "cute.arch.mbarrier_init(full + s, 1 + 32 * ROW_WARPS)",
+        "cute.arch.mbarrier_init(stage + s, 32 * COPIERS)",
     ]

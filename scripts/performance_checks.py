@@ -20,6 +20,7 @@ def tables(folder: Path) -> dict[str, str]:
         "decode": _decode(_read(folder, "decode")),
         "layers": _layers(_read(folder, "layers")),
         "host": _host(_read(folder, "host")),
+        "compile": _compile(_read(folder, "compile_times")),
     }
 
 
@@ -118,4 +119,19 @@ def _host(found: Result) -> str:
     for step in found["steps"]:
         cells = (f"{step[key]['us']:.1f}" for key in ("call", "launch", "replay"))
         lines.append(f"| {step['sequences']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _compile(found: Result) -> str:
+    """Seconds of `scripts/compile_times.py`: an empty kernel cache, a full one, loading."""
+    lines = [
+        f"{found['cores']} cores, no GPU.",
+        "",
+        "| plan | kernels | cold: kernels s | cold: all s | warm: kernels s | warm: all s | load s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for model, one in found["models"].items():
+        cells = [f"{one[name][of]:.1f}" for name in ("cold", "warm") for of in ("kernels", "total")]
+        row = [model, str(one["load"]["kernels"]), *cells, f"{one['load']['seconds']:.1f}"]
+        lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)

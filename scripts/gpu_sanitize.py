@@ -2,13 +2,15 @@
 
 usage: gpu_sanitize.py --build DIR [kind ...]            (here: the libraries of all or of these kinds)
        gpu_sanitize.py --libraries DIR [--out OUT]       (on the GPU machine: all that DIR has)
-                       [--tools T,..] [--jobs N] [--limit SECONDS] [--planted] [kind[/pattern] ...]
+                       [--tools T,..] [--jobs N] [--limit SECONDS] [--planted] [--missing]
+                       [kind[/pattern] ...]
 
 DIR gets libkernels.so; libtraced.so, the kernels for racecheck where this cannot follow them as they
 are (tests/gpu/planted/traced.py says why); libunsplit.so, sparse attention as if no clusters shared
 a token; libfaults.so, kernels with a planted fault each. The cases are those of
 tests/gpu/sanitized.py. With --planted, or where no kinds are named, every tool must also find the
-faults that were planted for it. Only kernels of this repository are instrumented, except by
+faults that were planted for it. With --missing, only those cases run that docs/sanitizer.json has no
+result of with the very text of their kernel. Only kernels of this repository are instrumented, except by
 initcheck, which must see who writes the inputs. `late` is no tool: tests/gpu/late.py.
 
 N processes run at once, each with one tool and a share of the cases, the longest first by what they
@@ -59,7 +61,7 @@ def tasks(given: argparse.Namespace, known: dict[str, Any]) -> Iterator[tuple[Ta
     if (record := given.libraries / RECORD).exists():
         built = json.loads(record.read_text(encoding="utf-8"))
     for tool in given.tools.split(","):
-        if given.planted or not given.patterns:
+        if given.planted or not (given.patterns or given.missing):
             earlier = known["planted"].get(tool, {})
             for task in shared_out(tool, "faults", PLANTED[tool], earlier, most=1e9):
                 yield task, {}
@@ -68,8 +70,16 @@ def tasks(given: argparse.Namespace, known: dict[str, Any]) -> Iterator[tuple[Ta
             name: built["texts"].get(library, {}).get(case.kernel, "")
             for name, (library, case) in cases.items()
         }
-        for task in shared_out(tool, "cases", list(cases), known["cases"].get(tool, {})):
+        earlier = known["cases"].get(tool, {})
+        names = [name for name in cases if not (given.missing and _known(earlier, name, keys))]
+        for task in shared_out(tool, "cases", names, earlier):
             yield task, {name: {"text": keys[name]} for name in task.names if keys[name]}
+
+
+def _known(earlier: Texts, name: str, keys: dict[str, str]) -> bool:
+    """Whether this case ran to its end with this text of its kernel, or one that has no name."""
+    facts = earlier.get(name, {"cut": OVER})
+    return "cut" not in facts and facts.get("text", keys[name]) == keys[name]
 
 
 def main() -> int:
@@ -79,6 +89,7 @@ def main() -> int:
     parser.add_argument("--build", type=Path)
     parser.add_argument("--libraries", type=Path)
     parser.add_argument("--planted", action="store_true")
+    parser.add_argument("--missing", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", ".build/gpu")))
     parser.add_argument("--tools", default=",".join(FAULTS))
     parser.add_argument("--jobs", type=int, default=6, help="processes at once")

@@ -22,7 +22,11 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def planned(script: Any, libraries: Path, *patterns: str) -> dict[tuple[str, str], list[str]]:
     given = argparse.Namespace(
-        libraries=libraries, patterns=list(patterns), planted=False, tools="racecheck,late"
+        libraries=libraries,
+        patterns=list(patterns),
+        planted=False,
+        missing=False,
+        tools="racecheck,late",
     )
     found: dict[tuple[str, str], list[str]] = {}
     for task, _ in script.tasks(given, {"planted": {}, "cases": {}}):
@@ -54,7 +58,7 @@ def test_results_name_the_text_of_their_kernel(script: Any, tmp_path: Path) -> N
     record["texts"] = build.texts(build.sources(["rms_norm"]))
     (tmp_path / script.RECORD).write_text(json.dumps(record))
     given = argparse.Namespace(
-        libraries=tmp_path, patterns=[], planted=False, tools="memcheck,racecheck"
+        libraries=tmp_path, patterns=[], planted=False, missing=False, tools="memcheck,racecheck"
     )
     (texts,) = (
         found
@@ -63,6 +67,22 @@ def test_results_name_the_text_of_their_kernel(script: Any, tmp_path: Path) -> N
     )
     assert {one["text"] for one in texts.values()} <= set(record["texts"]["kernels"].values())
     assert all(len(one["text"]) == 12 for one in texts.values())
+
+
+def test_missing_is_what_was_cut_or_has_another_text(script: Any, tmp_path: Path) -> None:
+    build = importlib.import_module("sanitize_build")
+    record: dict[str, Any] = {"kinds": ["rms_norm"]}
+    record["texts"] = build.texts(build.sources(["rms_norm"]))
+    (tmp_path / script.RECORD).write_text(json.dumps(record))
+    every = planned(script, tmp_path)["racecheck", "cases"]
+    given = argparse.Namespace(
+        libraries=tmp_path, patterns=[], planted=False, missing=True, tools="racecheck"
+    )
+    kept: dict[str, Any] = {name: {"findings": 0} for name in every[2:]}
+    kept |= {every[0]: {"cut": "the time was over"}, every[1]: {"findings": 0, "text": "other"}}
+    known = {"planted": {}, "cases": {"racecheck": kept}}
+    names = [name for task, _ in script.tasks(given, known) for name in task.names]
+    assert sorted(names) == sorted(every[:2])
 
 
 def test_a_cut_case_or_a_missed_fault_fails(script: Any, capsys: Any) -> None:

@@ -86,9 +86,10 @@ def test_candidates_keep_a_tokens_bits(name: str) -> None:
         ("o", {"tokens": 64, "stages": 2, "warps_m": 1, "warps_k": 2}, "no whole warpgroups"),
         ("narrow", {"depth": 256, "stages": 2}, "a row of one piece"),
         ("seam", {"groups": 3}, "3 groups"),
+        ("seam", {"blocks": 4, "groups": 4}, "4 groups of 4 blocks"),
         ("seam", {"teams": 8}, "8 clusters at a time"),
         ("seam", {"slices": 3}, "4096 channels do not share out"),
-        ("first", {"staged": True}, "only the seam has bulk copies"),
+        ("first", {"staged": True}, "only the seam copies ahead"),
         ("gate_up", {"tokens": 12}, "12 tokens at a time"),
         ("gate_up", {"weights": 10**6, "tokens": 32}, "stages fit|leave room for one stage"),
     ],
@@ -98,6 +99,14 @@ def test_what_is_not_legal(name: str, changes: dict[str, int | bool], reason: st
     found = space_of(lookup.kind).legal({**one.values, **changes}, lookup.shape)
     assert found is not None
     assert any(part in found for part in reason.split("|"))
+
+
+def test_warps_that_copy_ahead_count() -> None:
+    shape = {"site": "mhc_seam", "width": 16 * 15 * 32}
+    tile = {"blocks": 16, "slices": 1, "groups": 2, "teams": 7}
+    legal = space_of("mhc_seam").legal
+    assert legal({**tile, "staged": False}, shape) is None
+    assert legal({**tile, "staged": True}, shape) == "2 groups of 15 warps"
 
 
 @pytest.mark.parametrize("arch", ARCHS)

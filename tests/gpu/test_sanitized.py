@@ -11,8 +11,12 @@ import pytest
 import sanitized
 from planted.traced import BARRIERS, needs_trace, traced
 
+from dsv4c.codegen.kernel import ARCHS
 from dsv4c.codegen.render import render
 
+# One lane arrives for its warp; what a warp's lanes meet at.
+ELECTED = re.compile(r"if (?:cute\.arch\.lane_idx\(\)|lane|thread % 32) == 0:")
+MEET = re.compile(r"sync_warp\(\)|wait_group\(|cute\.arch\.barrier\(")
 TOO_MUCH = ("moe_*_bf16_shared_bf16_e256_*",)  # bytes, for several processes at a time
 KINDS = sorted(
     path.stem.removeprefix("cases_") for path in Path(__file__).parent.glob("cases_*.py")
@@ -50,6 +54,49 @@ def test_traced_text_has_only_what_racecheck_follows(kind: str) -> None:
         assert not re.search(
             r"if (cute\.arch\.lane_idx\(\)|lane) == 0:\s+cute\.arch\.mbarrier_arrive\(", text
         )
+
+
+def arrives_alone(lines: list[str]) -> list[str]:
+    """Where a lane arrives for its warp with no such place in the three lines before it.
+
+    A function whose name says that it releases something may leave that to its callers.
+    """
+    arrivals = [
+        at
+        for at, line in enumerate(lines[:-1])
+        if ELECTED.fullmatch(line) and lines[at + 1].startswith("cute.arch.mbarrier_arrive(")
+    ]
+    alone: list[str] = []
+    while arrivals:
+        at = arrivals.pop()
+        begin = max(i for i in range(at) if lines[i].startswith("def "))
+        if any(MEET.search(line) for line in lines[max(at - 3, begin) : at]):
+            continue
+        name = lines[begin].removeprefix("def ").partition("(")[0]
+        if "release" in name:
+            arrivals += [i for i, line in enumerate(lines) if line.startswith(f"{name}(")]
+        else:
+            alone.append(f"{name}: {lines[at - 1]}")
+    return alone
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_lane_arrives_behind_a_barrier_of_its_warp(kind: str, arch: str) -> None:
+    """All lanes arrive in the text that racecheck gets: it would not see that barrier missing."""
+    for params in importlib.import_module(f"cases_{kind}").variants(arch):
+        body = render(kind, params, arch).body
+        assert arrives_alone([line.strip() for line in body.splitlines() if line.strip()]) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "found"), [("cute.arch.sync_warp()", []), ("y = x", ["give: y = x"])]
+)
+def test_a_lane_that_arrives_alone_is_found(line: str, found: list[str]) -> None:
+    arrive = ["if lane == 0:", "cute.arch.mbarrier_arrive(bar)"]
+    assert arrives_alone(["def give():", line, *arrive]) == found
+    caller = ["def release(bar):", *arrive, "def give():", line, "release(bar)"]
+    assert arrives_alone(caller) == found
 
 
 def test_counts_of_warps_become_counts_of_lanes() -> None:

@@ -30,20 +30,24 @@ def legal(values: Values, shape: Shape) -> str | None:
     staged = _TOKENS * (2 * channels * (_STREAMS + 1) + 256) if tile.staged else 0
     group = 4 * _TOKENS * (26 * warps + 6 * tile.blocks) + staged
     used = channels * _STREAMS * 24 * 4 + 4 * _TOKENS * 21 * tile.blocks + tile.groups * group
+    others = 4 if tile.staged else 1  # warps that make post and comb, or copy
+    # A block gets sums of post and comb every `blocks` tiles. That it has read the last ones, the
+    # others know from the tile that its group takes in between.
+    shared_out = tile.blocks % tile.groups == 0 and tile.blocks not in range(2, 2 * tile.groups)
     checks = (
         (tile.blocks <= 16 * warps, "a warp's lanes do not suffice for the sums"),
         (tile.groups in (1, 2, 4), f"{tile.groups} groups"),
-        (tile.blocks % tile.groups == 0, f"{tile.groups} groups of {tile.blocks} blocks"),
-        (tile.groups * warps + 2 <= 32, f"{tile.groups} groups of {warps} warps"),
+        (shared_out, f"{tile.groups} groups of {tile.blocks} blocks"),
+        (tile.groups * warps + others <= 32, f"{tile.groups} groups of {warps} warps"),
         (1 <= tile.teams <= _TEAMS.get(tile.blocks, 0), f"{tile.teams} clusters at a time"),
-        (not tile.staged or shape["site"] == "mhc_seam", "only the seam has bulk copies"),
+        (not tile.staged or shape["site"] == "mhc_seam", "only the seam copies ahead"),
         (used <= _SMEM, f"needs {used} bytes of shared memory of {_SMEM}"),
     )
     return next((reason for ok, reason in checks if not ok), None)
 
 
 def near(values: Values, shape: Shape) -> Iterator[dict[str, int | bool | str]]:
-    """Other groups of warps, clusters in a launch, with bulk copies or without."""
+    """Other groups of warps, clusters in a launch, with copies ahead or without."""
     most = _TEAMS[int(values["blocks"])]
     options = product((1, 2, 4), {1, 2, most // 2 + 1, most}, (False, True))
     found: list[dict[str, int | bool | str]] = [

@@ -13,7 +13,8 @@ class SiteTile:
         most: largest T.
         blocks: of a cluster, which share the channels; 16 is beyond what every GPU must have.
         slices: of 32 channels, of a warp.
-        groups: of warps in a block, which take a tile of eight tokens each; they divide `blocks`.
+        groups: of warps in a block, which take a tile of eight tokens each; they divide `blocks`,
+            and of more than one block there are at least two a group.
         teams: most clusters in a launch: no more than run at once.
         staged: operands of a group's next tile are copied to shared memory while it works on one.
     """

@@ -6,8 +6,10 @@ reports minimal correct kernels (`pingpong` and `elected` of faults.py). So it i
 with these two forms replaced. Who waits for whom stays the same: a named barrier becomes an mbarrier
 that counts the same threads, each of which arrives, and waits where it waited; a lane that arrived
 for its warp becomes all lanes of the warp. Whatever else is wrong stays wrong: faults.py has kernels
-for both forms that must still be reported. An mbarrier is made by an instruction of the whole warp:
-where the same thread arrives next (the hyper-connections' fn), a barrier of the block comes between.
+for both forms that must still be reported. Only a missing barrier of the warp before a lane that
+arrives for it does not show any more; test_sanitized.py looks for it in the text. An mbarrier is made
+by an instruction of the whole warp: where the same thread arrives next (the hyper-connections' fn), a
+barrier of the block comes between.
 """
 
 from __future__ import annotations

@@ -20,6 +20,17 @@ KERNELS: dict[str, tuple[str, KernelParams]] = {
         "linears",
         linears.choose(4096, [(FP8, 1024, False), (FP8, 512, False), (BF16, 1024, True)], "sm_90a"),
     ),
+    "indexed": (
+        "linears",
+        linears.choose(
+            4096,
+            [(FP8, 1024, False), (FP8, 512, False)]
+            + [(BF16, rows, True) for rows in (256, 256, 64, 1024, 1024)],
+            "sm_90a",
+        ),
+    ),
+    "pro_o": ("linears", linears.choose(16384, [(FP8, 7168, False)], "sm_90a")),
+    "mxfp4": ("linears", linears.choose(1024, [("mxfp4", 4096, False)], "sm_90a")),
     "narrow": ("linears", linears.choose(128, [(FP8, 4096, False)], "sm_90a")),
     "nvfp4": ("linears", linears.choose(8192, [("nvfp4", 4096, False)], "sm_90a")),
     "head": ("linears", linears.choose(4096, [(BF16, 129280, True)], "sm_90a")),

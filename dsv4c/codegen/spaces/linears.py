@@ -30,10 +30,9 @@ def legal(values: Values, shape: Shape) -> str | None:
 def _small(tile: SmallTile, shape: Shape) -> str | None:
     depth, bits = number(shape, "depth"), _bits(shape)
     least, widest = 16 // max(bits), 16 // min(bits)
-    used = small_bytes(tile, shape)
-    room = SMEM // 2 if tile.beside else SMEM
+    used, given = small_bytes(tile, shape), room(tile)
     checks = (
-        (used <= room, f"needs {used} bytes of shared memory of {room}"),
+        (used <= given, f"needs {used} bytes of shared memory of {given}"),
         (tile.stages >= 2, f"{tile.stages} stages"),
         (tile.rows <= 64, f"{tile.rows} rows: a box has at most 256"),
         (tile.depth % (64 * tile.warps_k) == 0, f"{tile.warps_k} warps along {tile.depth} of K"),
@@ -59,7 +58,8 @@ def _small(tile: SmallTile, shape: Shape) -> str | None:
 def small_bytes(tile: SmallTile, shape: Shape) -> int:
     """Of shared memory: the ring with its barriers, and sums.
 
-    The ring of a block that has one tile becomes the sums; else those of few tokens have two buffers.
+    The ring of a block that has one tile becomes the sums; else those of few tokens have two buffers
+    where there is room.
     """
     bits, rows = _bits(shape), shape["rows"]
     assert isinstance(rows, tuple | list)
@@ -69,8 +69,14 @@ def small_bytes(tile: SmallTile, shape: Shape) -> int:
     sums = tile.warps_k * tile.tokens * (tile.rows * widest + 4) * 4
     tiles = sum(-(-n // (tile.rows * 16 // one)) for n, one in zip(rows, bits, strict=True))
     alone = tiles <= SMS and sums <= tile.stages * stage
-    buffers = 0 if alone else 2 if tile.tokens <= FEW else 1
-    return tile.stages * (stage + scales + 16) + buffers * sums
+    ring = tile.stages * (stage + scales + 16)
+    two = tile.tokens <= FEW and ring + 2 * sums <= room(tile)
+    return ring + (0 if alone else 2 if two else 1) * sums
+
+
+def room(tile: SmallTile) -> int:
+    """Bytes of shared memory that a block of these tiles may have."""
+    return SMEM // 2 if tile.beside else SMEM
 
 
 def _large(tile: LargeTile, shape: Shape) -> str | None:

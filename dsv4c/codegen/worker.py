@@ -29,10 +29,9 @@ from dsv4c.codegen import cache as cache_files
 from dsv4c.codegen.cache import KernelCache
 from dsv4c.codegen.keys import OPTIONS, KernelKey
 from dsv4c.codegen.resources import Resources, read_resources
+from dsv4c.codegen.tiles.cards import SMEM
 
 SECONDS_PER_KERNEL = 300.0
-# Shared memory that one block can have on sm_90 and sm_100; the compiler does not check it.
-MAX_SMEM = 232448
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -150,8 +149,8 @@ def compile_source(job: Job, folder: Path) -> tuple[dict[str, bytes], Resources]
     compiled = cute.compile(module.entry, *module.example_args(), options=options)
     cubin = compiled.artifacts.CUBIN
     resources = read_resources(cubin, str(compiled.ir_module))
-    if resources.smem > MAX_SMEM:
-        raise ValueError(f"needs {resources.smem} bytes of shared memory, a block has {MAX_SMEM}")
+    if resources.smem > SMEM:
+        raise ValueError(f"needs {resources.smem} bytes of shared memory, a block has {SMEM}")
     made = folder / cache_files.OBJECT
     compiled.export_to_c(str(made), function_name=job.name)
     files = {

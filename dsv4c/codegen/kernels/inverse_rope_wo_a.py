@@ -6,13 +6,12 @@ from dataclasses import astuple, dataclass
 from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, Refusal, ValueFacts
+from dsv4c.codegen.tiles.cards import SMS
 from dsv4c.codegen.tiles.inverse_rope_wo_a import INVERSE_ROPE_WO_A
 
 KIND = "inverse_rope_wo_a"
 DIM, ROPE, BLOCK = 512, 64, 128
 FORMATS = ("fp8_128", "bf16")
-# Of an H100; a B200 has 148.
-SMS = 132
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ def context(params: KernelParams) -> dict[str, object]:
     """What the template needs beyond the parameters."""
     chosen = cast(Params, params)
     depth = chosen.heads * DIM // chosen.groups
-    wide = chosen.groups * chosen.rows // 64 > SMS
+    wide = chosen.groups * chosen.rows // 64 > SMS["sm_90a"]
     tiles = INVERSE_ROPE_WO_A[chosen.tiles, chosen.weight, wide]
     return {
         "depth": depth,

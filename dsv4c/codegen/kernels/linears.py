@@ -7,6 +7,7 @@ from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal, ValueFacts
 from dsv4c.codegen.kernels import _moe
+from dsv4c.codegen.tiles.cards import SMEM
 from dsv4c.codegen.tiles.linears import SMS, LargeTile, linears_tiles
 from dsv4c.codegen.tuned import Shape, tuned
 
@@ -16,8 +17,6 @@ BITS = {"bf16": 16, "fp8_128": 8, "fp8_128_f32": 8, "mxfp4": 4, "nvfp4": 4}
 COLUMNS = 128
 # Tensor maps and pointers of a launch share 4 KB.
 MOST = 12
-# Of a block.
-SMEM = 232448
 
 Weight = tuple[str, int, bool]
 

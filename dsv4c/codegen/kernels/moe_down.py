@@ -7,7 +7,8 @@ from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal, Workspace
 from dsv4c.codegen.kernels import _moe
-from dsv4c.codegen.tiles.moe import DOWN, MOST_HELD, SMS, fit
+from dsv4c.codegen.tiles.cards import SMS
+from dsv4c.codegen.tiles.moe import DOWN, MOST_HELD, fit
 from dsv4c.codegen.tiles.moe_large import MoeLargeTile, moe_large_tiles, streamed, turns
 from dsv4c.codegen.tuned import tuned
 

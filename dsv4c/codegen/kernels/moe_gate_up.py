@@ -7,7 +7,8 @@ from typing import cast
 
 from dsv4c.codegen.kernel import KernelParams, NodeFacts, PackedOperand, Refusal
 from dsv4c.codegen.kernels import _moe
-from dsv4c.codegen.tiles.moe import GATE_UP, SMS, fit
+from dsv4c.codegen.tiles.cards import SMS
+from dsv4c.codegen.tiles.moe import GATE_UP, fit
 from dsv4c.codegen.tiles.moe_large import moe_large_tiles, streamed
 from dsv4c.codegen.tuned import tuned
 

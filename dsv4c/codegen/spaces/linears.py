@@ -7,9 +7,9 @@ from itertools import product
 
 from dsv4c.codegen.kernels.linears import BITS, SMS
 from dsv4c.codegen.spaces import Shape, Values, closest, number
+from dsv4c.codegen.tiles.cards import SMEM
 from dsv4c.codegen.tiles.linears import LargeTile, SmallTile
 
-SMEM = 232448
 MOST_STAGES, MOST_WARPS, FEW = 12, 16, 16
 # Of a stage of 4-bit weights: scales of a unit of 32 rows x 64 of K.
 SCALES = 128

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from itertools import product
 
 from dsv4c.codegen.spaces import Shape, Values, closest, number
+from dsv4c.codegen.tiles.cards import SMEM
 from dsv4c.codegen.tiles.mhc_site import SiteTile
 
 # Clusters that an H100 runs at a time, by blocks of one.
 _TEAMS = {16: 7, 8: 15, 4: 30, 2: 66, 1: 132}
 _TOKENS, _STREAMS, _SLICE = 8, 4, 32
-_SMEM = 232448 - 1024
+_SMEM = SMEM - 1024
 
 
 def tile_type(values: Values) -> type[SiteTile]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
+from dsv4c.codegen.tiles import cards
+
 
 @dataclass(frozen=True, slots=True)
 class SmallTile:
@@ -57,8 +59,8 @@ class LargeTile:
 
 
 Tile = SmallTile | LargeTile
-SMS = 132
-"""Of an H100; a B200 has 148."""
+SMS = cards.SMS["sm_90a"]
+"""That shares are evened out over, on either target."""
 Weights = Sequence[tuple[str, int, bool]]
 
 # By the rows of a tile, for up to 16 tokens. Which part of K is added up where decides a row's bits:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsv4c.codegen.tiles import cards
+
 # Bytes of a unit, 32 rows x 64 of K: codes and scales, as `dsv4c.codegen.packing_mma` lays them out.
 UNIT_BYTES = {"nvfp4": 1024 + 128, "mxfp4": 1024 + 64, "fp8_128": 2048 + 16, "bf16": 4096}
 K_WARPS = 8
-SMEM = 232448 - 1024
+SMEM = cards.SMEM - 1024
 MOST_STAGES = 16
 # Of a block that leaves no room for a second one: two on one multiprocessor leave another without.
 ALONE = 233472 // 2 - 1024 + 1
@@ -66,7 +68,6 @@ DOWN: dict[str, tuple[Wish, ...]] = {
 }
 # Tokens whose sums a block of the down projection holds.
 MOST_HELD = 256
-SMS = {"sm_90a": 132, "sm_100a": 148}
 
 
 def fit(wish: Wish, units: int, groups: int, forms: tuple[str, str], more: int) -> MoeTile:

@@ -11,8 +11,8 @@ import pytest
 from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
 from dsv4c.codegen.kernels import inverse_rope_wo_a as family
 from dsv4c.codegen.render import render
+from dsv4c.codegen.tiles.cards import SMEM
 from dsv4c.codegen.tiles.inverse_rope_wo_a import INVERSE_ROPE_WO_A
-from dsv4c.codegen.worker import MAX_SMEM
 
 O = ValueFacts("tensor", "bf16", ("T", 64, 512))  # noqa: E741
 ANGLES = ValueFacts("tensor", "f32", ("T", 64))
@@ -107,7 +107,7 @@ def test_tiles_cover_every_batch_and_fit(key: tuple[str, str, bool]) -> None:
     for tile in tiles:
         stage = tile.depth * (tile.rows * size + tile.tokens * 2)
         others = tile.tokens * 256 + 24 * tile.stages + 4 * 4096 // 128 + 2048
-        assert tile.stages * stage + others <= MAX_SMEM
+        assert tile.stages * stage + others <= SMEM
         assert tile.tokens >= min(tile.most, 64)
         assert 1 <= tile.lead <= tile.stages
 

@@ -14,8 +14,8 @@ from dsv4c.codegen.cache import KernelCache
 from dsv4c.codegen.kernel import ARCHS, NodeFacts, Refusal, ValueFacts
 from dsv4c.codegen.kernels import linears as family
 from dsv4c.codegen.render import render
+from dsv4c.codegen.tiles.cards import SMEM
 from dsv4c.codegen.tiles.linears import SMS, LargeTile, SmallTile, linears_tiles
-from dsv4c.codegen.worker import MAX_SMEM
 
 CSA: list[family.Weight] = [
     ("fp8_128", 1024, False),
@@ -151,7 +151,7 @@ def test_tiles_cover_every_batch_and_fit(node: str, arch: str) -> None:
     for tile in tiles:
         if isinstance(tile, LargeTile):
             assert arch == "sm_90a"
-            assert large_bytes(tile, widest) <= MAX_SMEM
+            assert large_bytes(tile, widest) <= SMEM
             continue
         scales = tile.rows * 4 // 32 * tile.depth // 64 * 128 if widest == 4 else 0
         stage = (tile.rows + tile.tokens) * tile.depth * 2
@@ -161,7 +161,7 @@ def test_tiles_cover_every_batch_and_fit(node: str, arch: str) -> None:
             sums = 0  # the ring becomes the sums
         elif tile.tokens <= 8:
             sums *= 2
-        room = MAX_SMEM // 2 if tile.beside else MAX_SMEM
+        room = SMEM // 2 if tile.beside else SMEM
         assert tile.stages * (stage + scales + 16) + sums <= room
         assert tile.tokens >= tile.most
         assert tile.depth % (64 * tile.warps_k) == 0
@@ -265,4 +265,4 @@ def test_compiles_without_spills(arch: str, tmp_path: Path) -> None:
     source = render(family.KIND, family.choose(128, weights, arch), arch)
     (entry,) = build_kernels([source], cache=KernelCache(tmp_path), workers=1)
     assert entry.resources.spills == 0
-    assert entry.resources.smem <= MAX_SMEM
+    assert entry.resources.smem <= SMEM

@@ -6,8 +6,8 @@ from dsv4c.codegen.kernel import Workspace
 from dsv4c.codegen.kernels import moe_down, moe_gate_up
 from dsv4c.codegen.render import render
 from dsv4c.codegen.tiles import moe_large
+from dsv4c.codegen.tiles.cards import SMEM
 from dsv4c.codegen.tiles.moe_large import MoeLargeTile, moe_large_tiles, streamed, turns
-from dsv4c.codegen.worker import MAX_SMEM
 
 FLASH = (256, 6, 4096, 2048)
 CODES = {"nvfp4": 1024, "mxfp4": 1024, "fp8_128": 2048, "bf16": 4096}
@@ -39,7 +39,7 @@ def test_ring_fits_and_has_room_for_rows_on_their_way(form: str, shared: str) ->
         for tile in moe_large_tiles("sm_90a", experts, 6, 256, (form, shared)):
             ring = tile.stages * (8 * (codes + scales) + 128 * tile.widths[-1])
             tables = 4 * ((len(tile.widths) + 1) * experts + 2)
-            assert ring + tables + 8192 + 2048 + 24 * tile.stages + 1024 < MAX_SMEM
+            assert ring + tables + 8192 + 2048 + 24 * tile.stages + 1024 < SMEM
             assert tile.stages >= 4
             assert list(tile.widths) == sorted(tile.widths)
             assert all(width % 16 == 0 and width <= 128 for width in tile.widths)

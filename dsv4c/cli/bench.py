@@ -88,9 +88,9 @@ def command(
     the larger of its bytes at the copy rate and its FLOPs at the rate of large bf16 products.
     """
     from dsv4c.bench.compare import compared
-    from dsv4c.bench.files import require_place, write_whole
     from dsv4c.bench.results import document, encode, read_bench
     from dsv4c.bench.run import Wanted, names_plan, run_bench
+    from dsv4c.files import require_place, write_whole
 
     if names_plan(plan):
         refuse_random(ctx)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dsv4c.bench.files import write_whole
 from dsv4c.cli.options import debug_option
 from dsv4c.cli.render import byte_count
+from dsv4c.files import write_whole
 
 if TYPE_CHECKING:
     from dsv4c.plan.plan import Plan

@@ -179,7 +179,7 @@ def measure(folder: Path, out: Path, plan: Path | None, limit: int, as_json: boo
     Each must give the very bits of the present tile on the operands of a step before it is timed. A
     candidate that hangs, crashes or writes out of bounds is lost alone.
     """
-    from dsv4c.bench.files import require_place, write_whole
+    from dsv4c.files import require_place, write_whole
     from dsv4c.tune.measure import measure_folder
     from dsv4c.tune.results import encode
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from dsv4c.bench.files import write_whole
 from dsv4c.bench.results import Time
 from dsv4c.codegen.spaces import MODULES, refusal
 from dsv4c.codegen.tuned import Entry, Timed, decode, encode, entries
 from dsv4c.errors import DsvError
+from dsv4c.files import write_whole
 from dsv4c.tune.results import BucketRow, CandidateRow, Results
 
 LEAST = 0.01

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dsv4c.bench.files import require_place, write_whole
 from dsv4c.errors import DsvError
+from dsv4c.files import require_place, write_whole
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of results: written as a whole or not at all, in a place that is known to be good before."""
+"""Files: written as a whole or not at all, in a place that is known to be good before."""
 
 from __future__ import annotations
 

@@ -31,6 +31,10 @@ KERNELS: dict[str, tuple[str, KernelParams]] = {
     ),
     "pro_o": ("linears", linears.choose(16384, [(FP8, 7168, False)], "sm_90a")),
     "mxfp4": ("linears", linears.choose(1024, [("mxfp4", 4096, False)], "sm_90a")),
+    "nvfp4_q": (
+        "linears",
+        linears.choose(1024, [("nvfp4", 32768, False), ("nvfp4", 8192, False)], "sm_90a"),
+    ),
     "narrow": ("linears", linears.choose(128, [(FP8, 4096, False)], "sm_90a")),
     "nvfp4": ("linears", linears.choose(8192, [("nvfp4", 4096, False)], "sm_90a")),
     "head": ("linears", linears.choose(4096, [(BF16, 129280, True)], "sm_90a")),

@@ -71,6 +71,7 @@ def cases() -> list[Case]:
         found.append(Setup(300, 64, cache, 900, "same_prefill"))
         found += [Setup(7, 64, cache, 900, "far"), Setup(0, 64, cache, 900, "empty")]
         found += [Setup(t, 64, cache, 900, "padding") for t in (70, 300)]
+    found.append(Setup(256, 8, "mxfp4", 12000))
     found += [Setup(128, heads, "mxfp4", 1024, "decode") for heads in HEADS]
     found += [Setup(t, h, "mxfp4", 1300, "edges") for t, h in ((40, 64), (40, 8), (300, 64))]
     found += [Setup(t, h, "mxfp4", 1300, "sums") for t, h in ((40, 64), (40, 8), (300, 64))]

@@ -80,6 +80,11 @@ NODES: dict[str, tuple[int, list[family.Weight]]] = {
     "nvfp4_q": (1024, [("nvfp4", 32768, False), ("nvfp4", 8192, False)]),
     "nvfp4_o": (8192, [("nvfp4", 4096, False)]),
     "mxfp4_q": (1024, [("mxfp4", 32768, False)]),
+    "nvfp4_csa": (
+        4096,
+        [("nvfp4", rows, False) for rows in (1024, 512)]
+        + [("bf16", rows, True) for rows in (256, 256, 64, 1024, 1024)],
+    ),
     "mixed": (
         2560,
         [
@@ -164,6 +169,13 @@ def cases() -> list[Case]:
         found += [_batch_case(Setup(node, most, "batch", few)) for few, most in BATCHES]
         found += [_repeat_case(Setup(node, tokens, "repeat")) for tokens in (5, 64)]
         found.append(make_case(Setup(node, 0, "empty")))
+    for node in ("flash_q", "pro_q_hca"):
+        found += [make_case(Setup(node, tokens, "scales")) for tokens in (48, 130, 300)]
+    found += [make_case(Setup("nvfp4_csa", tokens, "scales")) for tokens in (7, 33, 130)]
+    found += [_batch_case(Setup("nvfp4_csa", most, "batch", few)) for few, most in BATCHES]
+    found.append(_batch_case(Setup("pro_q_hca", 64, "batch", 33)))
+    for node in ("nvfp4_csa", "pro_q_hca"):
+        found += [_repeat_case(Setup(node, tokens, "repeat")) for tokens in (5, 33, 64)]
     for node in ("flash_csa", "flash_q", "flash_o"):
         found += [_chain_case(Setup(node, tokens, "chain")) for tokens in (7, 20, 48)]
         found += [_repeat_case(Setup(node, tokens, "repeat")) for tokens in (1, 32)]

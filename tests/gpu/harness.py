@@ -96,6 +96,7 @@ class Case:
         states: positions of inputs that the kernel writes in place.
         bench: None for a case that is only checked.
         call: how the kernel is called: (kernel, *inputs, *outputs); once, by default.
+        late: positions of inputs that the kernel before writes, where they are not those of late.py.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Case:
     states: tuple[int, ...] = ()
     bench: Bench | None = None
     call: Callable[..., object] | None = None
+    late: tuple[int, ...] | None = None
 
 
 class Guarded:

@@ -31,8 +31,6 @@ WRITTEN: dict[str, tuple[int, ...]] = {
     "sparse_attention": (0, 1, 2, 3, 4),
     "topk_entries": (0,),
 }
-# Position 3 of moe_down is a weight where its kernel has no shared expert.
-NO_SHARED = {"moe_down": (0,)}
 # Cases that launch several kernels of their own.
 OTHERS = ("alone", "batch", "chain", "empty", "far", "pieces", "repeat", "same")
 MOST = 16_000_000  # bytes of an input
@@ -43,9 +41,9 @@ def applies(kind: str, name: str) -> bool:
     return kind in WRITTEN and not any(word in name for word in OTHERS)
 
 
-def late_places(kind: str, kernel: str) -> tuple[int, ...]:
-    """Positions of the inputs of a kernel of this name that the kernels just before it write."""
-    return NO_SHARED.get(kind, WRITTEN[kind]) if "shared_none" in kernel else WRITTEN[kind]
+def late_places(kind: str, case: Case) -> tuple[int, ...]:
+    """Positions of the inputs of a case's kernel that the kernels just before it write."""
+    return WRITTEN[kind] if case.late is None else case.late
 
 
 def differences(kind: str, case: Case, kernel: Kernel, late: Kernel) -> int:
@@ -58,7 +56,7 @@ def differences(kind: str, case: Case, kernel: Kernel, late: Kernel) -> int:
         late: kernel `late` of planted/late.py.
     """
     inputs, others = case.inputs(0), case.inputs(1)
-    places = [i for i in late_places(kind, case.kernel) if i < len(inputs)]
+    places = [i for i in late_places(kind, case) if i < len(inputs)]
     written = [i for i in places if _copied(inputs[i])]
     written = [i for i in written if inputs[i].shape == others[i].shape]
     expected = _run(case, kernel, [one.clone() for one in inputs], [])

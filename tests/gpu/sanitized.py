@@ -8,9 +8,10 @@ the tiles in `dsv4c/codegen/tiles`: one on either side of each border where a ke
 from __future__ import annotations
 
 CHOSEN: dict[str, tuple[str, ...]] = {
-    # T <= 256 and beyond; prefill; NaN; padding rows; pages beyond 2^31 bytes; nothing.
+    # T <= 256 and beyond; prefill; rings filled again; NaN; padding rows; pages beyond 2^31 bytes;
+    # nothing.
     "index_scores": (
-        "t3_*_c1300", "t257_*_c1300", "t3_*_prefill", "t7_*_odd", "t70_*_padding", "t7_*_far",
+        "t3_*_c1300", "t257_*_c1300", "t256_h8_*_c12000", "t3_*_prefill", "t7_*_odd", "t70_*_padding", "t7_*_far",
         "t0_*",
     ),
     # Tiles of mma.sync and of wgmma; NaN; extreme scales and codes; nothing.
@@ -30,13 +31,14 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     # all tokens to the same experts; NaN; extreme scales; nothing. 256 experts in bf16 are 13 GB:
     # the processes side by side would not find room.
     "moe_down": (
-        "flash_nvfp4_*_t1", "*_fp8_128_t3", "few_bf16_*_t3", "tiny_*_t3", "tiny_*_t129", "tiny_*_t256", "tiny_*_t64",
-        "tiny_*_t40_scales", "tiny_*_t513_one", "tiny_*_t8_odd", "tiny_*_t513_odd", "*_t0_*",
+        "flash_nvfp4_*_t1", "*_fp8_128_t3", "few_bf16_*_t3", "tiny_*_t3", "tiny_*_t129",
+        "tiny_*_t256", "tiny_*_t64", "tiny_nvfp4_fp8_*_t400", "tiny_*_t40_scales",
+        "tiny_*_t513_one", "tiny_*_t8_odd", "tiny_*_t513_odd", "*_t0_*",
     ),
     "moe_gate_up": (
-        "*_fp8_128_t1", "few_bf16_*_t1", "tiny_*_t1", "tiny_*_t129", "tiny_*_t256", "tiny_*_t8",
-        "flash_nvfp4_*_t8", "tiny_*_t40_scales", "tiny_*_t513_one", "tiny_*_t8_odd",
-        "tiny_*_t513_odd", "*_t0_*",
+        "*_fp8_128_t1", "few_bf16_*_t1", "tiny_*_t1", "tiny_*_t129", "tiny_*_t256",
+        "tiny_nvfp4_fp8_*_t400", "tiny_*_t8", "flash_nvfp4_*_t8", "tiny_*_t40_scales",
+        "tiny_*_t513_one", "tiny_*_t8_odd", "tiny_*_t513_odd", "*_t0_*",
     ),
     "qnorm_rope_kv_insert": ("t7_*", "t64_*_odd", "t0_*"),
     "rms_norm": ("t3_*", "t129_*", "t64_*_odd", "t0_*"),

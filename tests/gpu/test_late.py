@@ -18,6 +18,6 @@ def test_no_weight_of_the_experts_is_late(shared: str, monkeypatch: pytest.Monke
         if one.name.startswith(f"tiny_nvfp4_{shared}_t3") and "_time" not in one.name
     )
     given = case.inputs(0)
-    late = [given[i] for i in late_places("moe_down", case.kernel)]
+    late = [given[i] for i in late_places("moe_down", case)]
     assert [one.dtype for one in late] == len(late) * [torch.bfloat16]
     assert len(late) == (1 if shared == "none" else 2)

@@ -787,7 +787,7 @@ def kernel(
         # what lies behind the last token belongs to no slot
         where, seen = Int32(-2), Int32(0)
         if (tid < tokens) & (first + tid < q.shape[0]):
-            where = slot[first + tid]
+            where = cutlass.max(slot[first + tid], -1)
             if where >= 0:
                 seen = cutlass.min((pos[first + tid] + 1) // RATIO, scores.shape[1])
         s_slot[tid] = where

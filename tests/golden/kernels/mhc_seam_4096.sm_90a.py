@@ -66,6 +66,8 @@ class Tile:
     def __post_init__(self):
         assert self.blocks * self.warps * self.slices * SLICE == WIDTH, self
         assert self.groups <= 4 and self.blocks % self.groups == 0, self
+        # Sums of a tile may come to a block while it still waits for those of the tile before.
+        assert self.blocks == 1 or self.blocks >= 2 * self.groups, self
         assert TOKENS // 4 * self.blocks <= 32 * self.warps, self
 
     @property
@@ -876,6 +878,7 @@ def kernel(
             for index in cutlass.range(team, tiles, teams, unroll=1):
                 fetch(site, shared, index, number, rank, warp - tile.workers - 1, thread % 32, tile)
                 number = number + 1
+            cute.arch.cp_async_wait_group(0)
 
 
 @cute.jit

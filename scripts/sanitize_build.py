@@ -20,7 +20,15 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "gpu")]
 # What each tool has to find.
 FAULTS = {
     "memcheck": ("outside",),
-    "racecheck": ("race", "overtaken", "early", "refilled", "traced_overlap", "traced_hasty"),
+    "racecheck": (
+        "race",
+        "overtaken",
+        "early",
+        "refilled",
+        "traced_overlap",
+        "traced_hasty",
+        "traced_crossed",
+    ),
     "initcheck": ("unwritten",),
     "synccheck": ("diverged", "unwaited"),
     "late": ("unwaiting",),
@@ -34,8 +42,9 @@ _CORRECT = (
     "bulk",
     "traced_pingpong",
     "traced_elected",
+    "traced_lanes",
 )
-_UNCLEAR = ("elected", "pingpong")
+_UNCLEAR = ("elected", "pingpong", "lanes")
 CORRECT = {tool: ("waiting",) if tool == "late" else _CORRECT for tool in FAULTS}
 _ALL = tuple(fault for tool, faults in FAULTS.items() if tool != "late" for fault in faults)
 PLANTED = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import importlib
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import sanitized
-from planted.traced import BARRIERS, needs_trace, traced
+from planted.traced import BARRIERS, BRINGERS, needs_trace, traced
 
 from dsv4c.codegen.kernel import ARCHS
 from dsv4c.codegen.render import render
@@ -54,6 +55,40 @@ def test_traced_text_has_only_what_racecheck_follows(kind: str) -> None:
         assert not re.search(
             r"if (cute\.arch\.lane_idx\(\)|lane) == 0:\s+cute\.arch\.mbarrier_arrive\(", text
         )
+
+
+def traceable(kind: str) -> str:
+    """The text of a kernel of this kind that racecheck gets in its traced form."""
+    if kind == "planted":
+        return (Path(__file__).parent / "planted" / "faults.py").read_text(encoding="utf-8")
+    params = importlib.import_module(f"cases_{kind}").variants("sm_90a")
+    sources = (render(kind, one, "sm_90a") for one in params)
+    return next(source.body for source in sources if needs_trace(source.name))
+
+
+@pytest.mark.parametrize("kind", sorted(BRINGERS))
+def test_lanes_with_barriers_of_their_own_go_by_turns(kind: str) -> None:
+    """Each part's lanes do in their branch what they did together, and nothing else."""
+    condition, number, count = BRINGERS[kind]
+    text = traceable(kind)
+    (before,) = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.If) and ast.unparse(node.test) == condition
+    ]
+    (loop,) = [
+        node
+        for node in ast.walk(ast.parse(traced(kind, text)))
+        if isinstance(node, ast.For) and ast.unparse(node.target) == "part_"
+    ]
+    assert ast.unparse(loop.iter) == f"cutlass.range_constexpr({count})"
+    (branch,) = loop.body
+    assert isinstance(branch, ast.If)
+    together = ast.parse(f"({condition}) & ({number} == part_)", mode="eval")
+    assert ast.dump(branch.test) == ast.dump(together.body)
+    assert [ast.dump(one) for one in branch.body] == [ast.dump(one) for one in before.body]
+    assert any("mbarrier_wait(" in ast.unparse(one) for one in branch.body)
+    assert not branch.orelse
 
 
 def arrives_alone(lines: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ overtaken  as rearrive, but the writers do not wait until the readers are done
 early      a bulk copy fills shared memory; it is read before the copy's mbarrier says so
 refilled   the next bulk copy goes to the same place, and nobody knows whether all have read
 unwaited   as rearrive, but nobody waits for the first phase
+crossed    as lanes, but both lanes wait until the first half is free
 
 Correct as well, in ways that a tool may not follow; what it reports here is its limit, not a fault:
 arrive     half of the threads write and only arrive at a named barrier, the others wait at it
@@ -20,6 +21,7 @@ elected    as mbarrier, but one lane arrives for its warp, behind a barrier of t
 pingpong   the halves hand over to each other in turn, through two named barriers
 rearrive   as mbarrier twice; that the first phase is over, the writers know from another mbarrier
 bulk       bulk copies fill shared memory twice; the second one starts when all have read
+lanes      two lanes of a warp each fill a half twice, and wait until their own half is free
 """
 
 import cuda.bindings.driver as cuda
@@ -31,6 +33,7 @@ from cutlass.memory import SmemAllocator
 
 FAULT = "none"
 THREADS = 128
+PARTS, READERS = 2, 2  # of shared memory that have barriers of their own; warps that read both
 
 
 @cute.kernel
@@ -38,17 +41,22 @@ def kernel(x: cute.Tensor, y: cute.Tensor):
     thread, _, _ = cute.arch.thread_idx()
     smem = SmemAllocator()
     shared = smem.allocate_tensor(Float32, cute.make_layout(THREADS), byte_alignment=16)
-    bar = smem.allocate_array(Int64, 2)
+    bar = smem.allocate_array(Int64, 2 + 2 * PARTS)
     if thread == 0:
         count = 2 if cutlass.const_expr(FAULT in ("elected", "hasty")) else THREADS // 2
         if cutlass.const_expr(FAULT in ("bulk", "early", "refilled")):
             count = 1
         cute.arch.mbarrier_init(bar, count)
         cute.arch.mbarrier_init(bar + 1, THREADS // 2)
+        for part in cutlass.range_constexpr(PARTS):
+            cute.arch.mbarrier_init(bar + 2 + part, 1)
+            cute.arch.mbarrier_init(bar + 2 + PARTS + part, 32 * READERS)
         cute.arch.mbarrier_init_fence()
     cute.arch.sync_threads()
     if cutlass.const_expr(FAULT in ("bulk", "early", "refilled")):
         bulk(x, y, shared, bar, thread)
+    elif cutlass.const_expr(FAULT in ("lanes", "crossed")):
+        lanes(x, y, shared, bar + 2, bar + 2 + PARTS, thread)
     elif cutlass.const_expr(FAULT in ("pingpong", "overlap")):
         pingpong(x, y, shared, thread)
     elif cutlass.const_expr(FAULT in ("rearrive", "overtaken", "unwaited")):
@@ -121,14 +129,7 @@ def bulk(x: cute.Tensor, y: cute.Tensor, shared: cute.Tensor, bar: cute.Pointer,
     """Thread 0 brings x to shared memory, twice; all threads read it, both times."""
     for i in cutlass.range(2, unroll=1):
         if thread == 0:
-            cute.arch.mbarrier_arrive_and_expect_tx(bar, 4 * THREADS)
-            cute.arch.inline_ptx(
-                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
-                " [{$r0}], [{$r1}], {$r2}, [{$r3}];",
-                read_only_args=[
-                    shared.iterator.toint(), x.iterator.toint(), Int32(4 * THREADS), bar.toint()
-                ],
-            )  # fmt: skip
+            bring(x.iterator.toint(), shared.iterator.toint(), bar, 4 * THREADS)
         if cutlass.const_expr(FAULT != "early"):
             cute.arch.mbarrier_wait(bar, i)
         y[thread] = shared[THREADS - 1 - thread]
@@ -136,6 +137,38 @@ def bulk(x: cute.Tensor, y: cute.Tensor, shared: cute.Tensor, bar: cute.Pointer,
             cute.arch.mbarrier_wait(bar, i)
         if cutlass.const_expr(FAULT != "refilled"):
             cute.arch.sync_threads()
+
+
+@cute.jit
+def bring(source: Int64, target: Int32, bar: cute.Pointer, size: cutlass.Constexpr):
+    """A bulk copy to shared memory that completes a phase of `bar`."""
+    cute.arch.mbarrier_arrive_and_expect_tx(bar, size)
+    cute.arch.inline_ptx(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
+        " [{$r0}], [{$r1}], {$r2}, [{$r3}];",
+        read_only_args=[target, source, Int32(size), bar.toint()],
+    )
+
+
+@cute.jit
+def lanes(
+    x: cute.Tensor, y: cute.Tensor, shared: cute.Tensor, full: cute.Pointer, free: cute.Pointer,
+    thread: Int32,
+):  # fmt: skip
+    """Threads 0 and 1 bring a half of x each, twice; the last warps read one, then the other."""
+    size = cutlass.const_expr(THREADS // PARTS)
+    for i in cutlass.range(2, unroll=1):
+        if thread < PARTS:
+            if i > 0:
+                own = Int32(0) if cutlass.const_expr(FAULT == "crossed") else thread
+                cute.arch.mbarrier_wait(free + own, i - 1)
+            at = thread * (4 * size)
+            bring(x.iterator.toint() + at, shared.iterator.toint() + at, full + thread, 4 * size)
+        if thread >= THREADS - 32 * READERS:
+            for part in cutlass.range_constexpr(PARTS):
+                cute.arch.mbarrier_wait(full + part, i)
+                y[part * size + thread % size] = shared[part * size + size - 1 - thread % size]
+                cute.arch.mbarrier_arrive(free + part)
 
 
 @cute.jit

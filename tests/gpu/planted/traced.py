@@ -1,15 +1,18 @@
-"""Kernels as racecheck can follow them: named barriers as mbarriers, arrivals by every lane.
+"""Kernels as racecheck can follow them: with mbarriers only, at which every lane arrives.
 
 racecheck (2025.3) loses track where warps meet at a named barrier that only a part of the block
-shares, and where one lane arrives at an mbarrier for its warp, behind a barrier of the warp: it
-reports minimal correct kernels (`pingpong` and `elected` of faults.py). So it is given the same text
-with these two forms replaced. Who waits for whom stays the same: a named barrier becomes an mbarrier
-that counts the same threads, each of which arrives, and waits where it waited; a lane that arrived
-for its warp becomes all lanes of the warp. Whatever else is wrong stays wrong: faults.py has kernels
-for both forms that must still be reported. Only a missing barrier of the warp before a lane that
-arrives for it does not show any more; test_sanitized.py looks for it in the text. An mbarrier is made
-by an instruction of the whole warp: where the same thread arrives next (the hyper-connections' fn), a
-barrier of the block comes between.
+shares, where one lane arrives at an mbarrier for its warp, behind a barrier of the warp, and where
+lanes of a warp wait at different mbarriers and then start bulk copies together (it follows those
+that wait at the first one's): `pingpong`, `elected` and `lanes` of faults.py are minimal correct
+kernels of these forms. So it is given the same text with the forms replaced. Who waits for whom
+stays the same: a named barrier becomes an mbarrier that counts the same threads, each of which
+arrives, and waits where it waited; a lane that arrived for its warp becomes all lanes of the warp;
+lanes that share an mbarrier wait and copy in a branch of their own, one branch after another, and
+each waits for nothing else than before. Whatever else is wrong stays wrong: faults.py has kernels
+for each form that must still be reported. Only a missing barrier of the warp before a lane that
+arrives for it does not show any more; test_sanitized.py looks for it in the text. An mbarrier is
+made by an instruction of the whole warp: where the same thread arrives next (the hyper-connections'
+fn), a barrier of the block comes between.
 """
 
 from __future__ import annotations
@@ -78,6 +81,11 @@ BARRIERS: dict[str, tuple[tuple[str, str], ...]] = {
         ("    caches = Caches(", "[0, CONSUMERS, PRODUCERS + CONSUMERS, CONSUMERS, CONSUMERS]"),
     ),
 }
+# Kind -> which lanes bring parts of a ring; the number of a lane's part; of how many.
+BRINGERS: dict[str, tuple[str, str, str]] = {
+    "index_scores": ("(turn == i % turns) & (i < mine)", "group", "groups"),
+    "planted": ("thread < PARTS", "thread", "PARTS"),
+}
 _ARRIVES = "    if thread == 0:\n        bytes_ = cutlass.const_expr(ROWS"
 _ELECTED = re.compile(
     r"^( *)if (?:cute\.arch\.lane_idx\(\)|lane|thread % 32) == 0:\n +(cute\.arch\.mbarrier_arrive\()",
@@ -94,12 +102,14 @@ def needs_trace(name: str) -> bool:
 
 
 def traced(kind: str, text: str) -> str:
-    """The text of a kernel with the two forms replaced.
+    """The text of a kernel with these forms replaced.
 
     Args:
         kind: of the kernel, a key of BARRIERS.
         text: as `render` gives it.
     """
+    if kind in BRINGERS:
+        text = _by_turns(text, *BRINGERS[kind])
     text = _ELECTED.sub(r"\1\2", text)
     text = text.replace(_ARRIVES, f"    cute.arch.sync_threads()\n{_ARRIVES}")
     text = re.sub(r"mbarrier_init\((.+), (.+)\)$", _init, text, flags=re.MULTILINE)
@@ -128,3 +138,15 @@ def _init(found: re.Match[str]) -> str:
     elif count != "1" and not count.startswith(("32 * ", "1 + 32 * ")):
         count = f"32 * ({count})"
     return f"mbarrier_init({bar}, {count})"
+
+
+def _by_turns(text: str, condition: str, number: str, count: str) -> str:
+    """A branch for the lanes of each part; what is in it stays as far indented as it was."""
+    line = re.compile(rf"^( *)if {re.escape(condition)}:$", re.MULTILINE)
+    branches = (
+        rf"\1for part_ in cutlass.range_constexpr({count}):"
+        rf"\n\1  if ({condition}) & ({number} == part_):"
+    )
+    text, found = line.subn(branches, text)
+    assert found == 1, condition
+    return text

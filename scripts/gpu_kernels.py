@@ -1,11 +1,13 @@
 """Check and time the kernels of a library on the GPU of this machine.
 
 usage: gpu_kernels.py [--library .build/gpu/libkernels.so] [--out DIR] [--no-check] [--no-time]
-                      [--no-baselines] [--without BASELINE] [--limit SECONDS] [--jobs N] [pattern ...]
+                      [--no-baselines] [--without BASELINE] [--limit SECONDS] [--jobs N] [--seed N]
+                      [pattern ...]
 
 With --no-check only the cases that are timed run. A pattern `KIND` or `KIND/NAME` selects the kinds
 and cases that contain these texts. Every kernel runs in a child process with a time limit; a child
-that dies or hangs fails its current case only. With --no-time, N kernels run side by side; one that
+that dies or hangs fails its current case only. Data are drawn anew each time: a result has the seed
+that --seed takes to draw them again. With --no-time, N kernels run side by side; one that
 found no memory beside the others runs again alone. The table comes last; everything is in
 <out>/gpu_kernels.json. Exit status 1 if a gate fails.
 """
@@ -53,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-baselines", action="store_true")
     parser.add_argument("--without", action="append", default=[], metavar="BASELINE")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds per case")
+    parser.add_argument("--seed", type=int, help="of every case's data")
     parser.add_argument("--jobs", type=int, default=1, help="kernels at a time, if none is timed")
     given = parser.parse_args()
     if given.jobs > 1 and not given.no_time:
@@ -81,7 +84,9 @@ def run_case(case: harness.Case, kernel: Any, given: argparse.Namespace) -> Resu
     """Gates and times of one case, in this process."""
     result: Result = {}
     if case.verify is not None and not given.no_check:
-        gates = harness.check(case, kernel, seed=int.from_bytes(os.urandom(3), "little"))
+        seed = int.from_bytes(os.urandom(3), "little") if given.seed is None else given.seed
+        gates = harness.check(case, kernel, seed)
+        result["seed"] = seed
         result["gates"] = [dataclasses.asdict(gate) for gate in gates]
         torch.cuda.empty_cache()
     if case.bench is not None and not given.no_time:
@@ -141,7 +146,7 @@ def show(case: Named, result: Result) -> None:
     print(word, f"{case[0]}/{case[1].name}", result.get("seconds", ""), flush=True)
     for gate in result.get("gates", []):
         if not gate["ok"]:
-            print("     ", gate, flush=True)
+            print("     ", gate, "seed", result["seed"], flush=True)
     if "error" in result:
         print(result["error"], flush=True)
 

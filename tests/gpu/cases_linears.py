@@ -114,7 +114,9 @@ NODES: dict[str, tuple[int, list[family.Weight]]] = {
 }
 SMALL = ("flash_csa", "tiny_csa", "mixed", "odd", "narrow")
 PREFILL = ("flash_csa", "flash_q", "flash_o", "pro_csa", "nvfp4_o")
-EDGES = (2, 7, 9, 16, 17, 31, 32, 33, 63, 65)
+EDGES = (2, 7, 9, 17, 31, 33, 63, 65)
+# In the tiles of mma.sync that no other length is in.
+TILES = (16, 32)
 # Columns of a result that are checked at once.
 COLUMNS = 1 << 14
 TIMED = ("flash_csa", "flash_hca", "flash_swa", "flash_q", "flash_o", "flash_head", "pro_csa",
@@ -160,7 +162,8 @@ def variants(arch: str) -> list[family.Params]:
 
 def cases() -> list[Case]:
     """Every node and length; edges, odd values, scales and batches for some; then times."""
-    found = [make_case(Setup(node, tokens)) for node in NODES for tokens in LENGTHS]
+    lengths = sorted({*LENGTHS, *TILES})
+    found = [make_case(Setup(node, tokens)) for node in NODES for tokens in lengths]
     for node in SMALL:
         found += [make_case(Setup(node, tokens)) for tokens in EDGES]
         found += [make_case(Setup(node, tokens, "odd")) for tokens in (8, 13, 40)]
@@ -173,7 +176,9 @@ def cases() -> list[Case]:
         found += [make_case(Setup(node, tokens, "scales")) for tokens in (48, 130, 300)]
     found += [make_case(Setup("nvfp4_csa", tokens, "scales")) for tokens in (7, 33, 130)]
     found += [_batch_case(Setup("nvfp4_csa", most, "batch", few)) for few, most in BATCHES]
-    found.append(_batch_case(Setup("pro_q_hca", 64, "batch", 33)))
+    for node in ("flash_q", "flash_o", "pro_q_hca", "nvfp4_q", "nvfp4_o"):
+        sizes = ((1, 8), (1, 16), (9, 16), (18, 32), (33, 64), (65, 128))
+        found += [_batch_case(Setup(node, most, "batch", few)) for few, most in sizes]
     for node in ("nvfp4_csa", "pro_q_hca"):
         found += [_repeat_case(Setup(node, tokens, "repeat")) for tokens in (5, 33, 64)]
     for node in ("flash_csa", "flash_q", "flash_o"):

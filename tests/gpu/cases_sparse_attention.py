@@ -86,7 +86,7 @@ def cases() -> list[Case]:
     rest = [Setup(t, 64, 0, what="time") for t in (1, 64, 256, 4096)]
     rest += [Setup(t, 64, 256, page=1, what="time") for t in (1, 64, 256)]
     rest += [Setup(t, 64, 512, "bf16", what="time") for t in (1, 64, 256)]
-    return [*(_case(setup) for setup in (*found, *flash, *pro, *rest)), *batches]
+    return [*(make_case(setup) for setup in (*found, *flash, *pro, *rest)), *batches]
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Setup:
         return -(-entries // page) * (1 if self.what == "time" else 2)
 
 
-def _case(setup: Setup) -> Case:
+def make_case(setup: Setup) -> Case:
     timed = setup.what == "time"
     rows = WINDOW + setup.k
     row_bytes = 584 if setup.cache == "fp8" else 2 * DIM
@@ -155,7 +155,7 @@ def _batch_case(fewer: int, setup: Setup) -> Case:
         few, many = (out.view(torch.int16) for out in run.outputs)
         return [count_gate("batch", few != many)]
 
-    return dataclasses.replace(_case(setup), outputs=outputs, call=call, verify=verify)
+    return dataclasses.replace(make_case(setup), outputs=outputs, call=call, verify=verify)
 
 
 # --- inputs ---------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def _scales(cache: torch.Tensor, page: int) -> torch.Tensor:
 # --- reference ------------------------------------------------------------------------------
 
 
-def _gather(cache: torch.Tensor, index: torch.Tensor, page: int, dtype: torch.dtype):
+def gather(cache: torch.Tensor, index: torch.Tensor, page: int, dtype: torch.dtype):
     """Decoded rows [..., 512]; zeros where the index is -1."""
     at = index.clamp_min(0).long()
     if cache.dtype == torch.bfloat16:
@@ -334,7 +334,7 @@ def _reference(setup: Setup, inputs: Sequence[torch.Tensor]) -> Reference:
     q, sink, sources = inputs[0].double(), inputs[-1].double(), inputs[1:-1]
     rows, valid = [], []
     for cache, index, page in zip(sources[::2], sources[1::2], (WINDOW, setup.page), strict=False):
-        rows.append(_gather(cache, index, page, torch.float64))
+        rows.append(gather(cache, index, page, torch.float64))
         valid.append(index >= 0)
     v, ok = torch.cat(rows, 1), torch.cat(valid, 1)[:, None]
     s = torch.where(ok, q @ v.mT * SCALE, -math.inf)
@@ -381,7 +381,7 @@ def _torch_version(page: int, *inputs: torch.Tensor) -> torch.Tensor:
     q, sink, sources = inputs[0], inputs[-1], inputs[1:-1]
     pages = (WINDOW, page)
     triples = zip(sources[::2], sources[1::2], pages, strict=False)
-    v = torch.cat([_gather(c, i, n, torch.float32).bfloat16() for c, i, n in triples], 1)
+    v = torch.cat([gather(c, i, n, torch.float32).bfloat16() for c, i, n in triples], 1)
     ok = torch.cat([i >= 0 for i in sources[1::2]], 1)[:, None]
     s = (q @ v.mT).float() * SCALE
     s = torch.where(ok, s, -math.inf)

@@ -22,7 +22,10 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     # Either side of a window's end; batches of short runs; NaN; far pages; nothing.
     "latent_compress": ("*_edges", "*_ragged", "*_three", "*_c129", "*_nan", "*_far", "*_empty"),
     # Tiles of mma.sync, wgmma with and without clusters that share K; NaN.
-    "linears": ("*_t1", "*_t129", "*_t64", "*_t9", "*_t17", "*_t65", "*_t256", "*_t13_odd"),
+    "linears": (
+        "*_t1", "*_t129", "*_t64", "*_t9", "*_t17", "*_t65", "*_t256", "*_t13_odd", "*_q_t16",
+        "*_q_t32",
+    ),
     "mhc_first": ("*_t9", "*_t9_*", "*_t129", "*_t300_odd", "*_t0_*"),
     "mhc_head": ("*_t8_r8", "*_t300_r9", "*_t300_r129", "*_r30_odd", "*_r0_*"),
     # Copied ahead from 257 tokens of Flash and 129 of Pro on.

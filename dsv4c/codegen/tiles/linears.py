@@ -90,7 +90,7 @@ _FP4: dict[str, tuple[SmallTile, ...]] = {
     ),
     "many": (
         SmallTile(8, 16, 8, 512, 4, 2, 4, True),
-        SmallTile(16, 16, 16, 512, 3, 2, 4),
+        SmallTile(16, 16, 16, 256, 5, 2, 4, True),
         SmallTile(32, 32, 32, 256, 5, 4, 2),
     ),
     "mixed": (

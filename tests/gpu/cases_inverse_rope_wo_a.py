@@ -85,6 +85,7 @@ def cases() -> list[Case]:
             found.append(_repeat_case(Setup(model, form, 64, "repeat")))
         found += [make_case(Setup("flash", form, tokens)) for tokens in EDGES]
         found += [make_case(Setup("tiny", form, tokens)) for tokens in EDGES]
+        found += [make_case(Setup("pro", form, tokens)) for tokens in (9, 32)]
         for tokens in (7, 48, 300):
             found.append(make_case(Setup("flash", form, tokens, "odd")))
             found.append(_repeat_case(Setup("flash", form, tokens, "repeat")))

@@ -115,8 +115,8 @@ NODES: dict[str, tuple[int, list[family.Weight]]] = {
 SMALL = ("flash_csa", "tiny_csa", "mixed", "odd", "narrow")
 PREFILL = ("flash_csa", "flash_q", "flash_o", "pro_csa", "nvfp4_o")
 EDGES = (2, 7, 9, 17, 31, 33, 63, 65)
-# In the tiles of mma.sync that no other length is in.
-TILES = (16, 32)
+# In the tiles of mma.sync and of clusters that no other length is in.
+TILES = (16, 32, 500, 1000)
 # Columns of a result that are checked at once.
 COLUMNS = 1 << 14
 TIMED = ("flash_csa", "flash_hca", "flash_swa", "flash_q", "flash_o", "flash_head", "pro_csa",
@@ -164,6 +164,7 @@ def cases() -> list[Case]:
     """Every node and length; edges, odd values, scales and batches for some; then times."""
     lengths = sorted({*LENGTHS, *TILES})
     found = [make_case(Setup(node, tokens)) for node in NODES for tokens in lengths]
+    found.append(make_case(Setup("tiny_o", 8500)))
     for node in SMALL:
         found += [make_case(Setup(node, tokens)) for tokens in EDGES]
         found += [make_case(Setup(node, tokens, "odd")) for tokens in (8, 13, 40)]

@@ -121,8 +121,9 @@ def case_list(setup: type[S], make: Callable[[S], Case], batch: Callable[[S], Ca
             found += [make(setup(model, form, shared, tokens)) for tokens in (*LENGTHS, 700)]
             for tokens in (1, 8, 40) if model == "tiny" else ():
                 found.append(make(setup(model, form, shared, tokens, "scales")))
-            if model == "tiny":
-                found.append(make(setup(model, form, shared, 400)))  # 100 tokens an expert
+            # 100 tokens an expert; wgmma's first tile.
+            for tokens in {"tiny": (400,), "few": (100,)}.get(model, ()):
+                found.append(make(setup(model, form, shared, tokens)))
         for tokens in (8, 64):
             for what in ("odd", "one", "skewed", "same"):
                 found.append(make(setup(model, *pairs[0], tokens, what)))

@@ -38,6 +38,8 @@ MODELS = {
     "pro_f32": (384, 6, 7168, 2.5, 2048),
     "tiny_f32": (8, 2, 256, 1.5, 2048),
 }
+# Tokens for which wgmma's clusters split K otherwise than for those of all kernels' cases.
+LONG = {"flash": (500, 1000, 4300), "pro": (1000, 2000), "tiny": (8500,)}
 TIMED = (1, 8, 16, 64, 128, 256, 512, 1024, 2048, 4096)
 # A token's bits are the same for all T up to 8, to 128, to 256, and while wgmma splits K alike.
 BATCHES = ((1, 8), (5, 7), (9, 128), (33, 50), (129, 256), (150, 200), (257, 600), (1100, 1400))
@@ -80,7 +82,8 @@ def cases() -> list[Case]:
     found: list[Case] = []
     for model in MODELS:
         for hashed in (False, True):
-            found += [make_case(Setup(model, tokens, hashed=hashed)) for tokens in LENGTHS]
+            lengths = (*LENGTHS, *LONG.get(model, ()))
+            found += [make_case(Setup(model, tokens, hashed=hashed)) for tokens in lengths]
         for what in ("odd", "ties", "same", "skewed"):
             found += [make_case(Setup(model, tokens, what)) for tokens in (8, 64, 129, 300)]
     for few, most in BATCHES:

@@ -66,7 +66,7 @@ def cases() -> list[Case]:
         for heads in HEADS
         for cache in family.CACHES
         for page, k in ((32, 0), (32, CHOSEN[heads]), (1, HCA))
-        for tokens in (*LENGTHS, 7, 257)
+        for tokens in (*LENGTHS, 7, 20, 257)
     ]
     found += [Setup(257, heads, 300, page=1) for heads in HEADS]
     found += [Setup(t, h, k) for h in HEADS for k in (64, 512, 1024) for t in (2, 40, 258)]

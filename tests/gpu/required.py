@@ -8,9 +8,10 @@ Prints a line per kernel that `build_gpu_kernels.py` compiles; exit status 1 if 
 from __future__ import annotations
 
 import importlib
+import itertools
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -22,6 +23,8 @@ import harness  # noqa: E402
 
 from dsv4c.codegen.render import render  # noqa: E402
 
+# How a kernel's launch asks which tile, cluster or number of launches a batch takes.
+_BRANCH = re.compile(r"\b(?:tokens|rows) <= (\d+)")
 _ROWS = re.compile(r"(?:^|_)[tr](\d+)(?=_|$)")
 # Cases that compare runs with one another, not with a reference.
 _RELATIVE = re.compile(r"_(batch\d+|repeat|chain|alone|same|pieces|empty)$")
@@ -96,25 +99,42 @@ def modules() -> list[ModuleType]:
     return [importlib.import_module(path.stem) for path in sorted(HERE.glob("cases_*.py"))]
 
 
+def without(rows: set[int], text: str) -> tuple[int, ...]:
+    """The least length of every branch of a kernel's launch that none of these lengths takes."""
+    edges = sorted({0, sys.maxsize, *map(int, _BRANCH.findall(text))})
+    return tuple(
+        low + 1
+        for low, high in itertools.pairwise(edges)
+        if not any(low < one <= high for one in rows)
+    )
+
+
 def covered(module: ModuleType) -> Iterator[Covered]:
     """What the cases of a family have of each of its kernels."""
-    names: dict[str, list[str]] = {
-        render(module.KIND, params, "sm_90a").name: [] for params in module.variants("sm_90a")
-    }
+    sources = [render(module.KIND, params, "sm_90a") for params in module.variants("sm_90a")]
+    texts = {source.name: source.body for source in sources}
+    names: dict[str, list[str]] = {name: [] for name in texts}
     for case in module.cases():
         if case.verify is not None and not _RELATIVE.search(case.name):
             names.setdefault(case.kernel, []).append(case.name)
     for kernel, cases in names.items():
+        rows = _lengths(cases)
+        missing = without(rows, texts[kernel])
+        yield Covered(module.KIND, kernel, "branches", tuple(sorted(rows)), missing, none=not rows)
         for wanted in WANTED.get(module.KIND, _DEFAULT):
             if not re.search(wanted.kernels, kernel):
                 continue
             counted = [name for name in cases if re.search(wanted.pattern, name)]
             counted = [name for name in counted if not re.search(wanted.but, name)]
-            rows = {int(found[-1]) for name in counted if (found := _ROWS.findall(name))}
+            rows = _lengths(counted)
             missing = tuple(sorted({*wanted.rows} - rows))
             yield Covered(
                 module.KIND, kernel, wanted.name, tuple(sorted(rows)), missing, not counted
             )
+
+
+def _lengths(names: Sequence[str]) -> set[int]:
+    return {int(found[-1]) for name in names if (found := _ROWS.findall(name))}
 
 
 def main() -> int:

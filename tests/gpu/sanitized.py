@@ -30,7 +30,7 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     "mhc_head": ("*_t8_r8", "*_t300_r9", "*_t300_r129", "*_r30_odd", "*_r0_*"),
     # Copied ahead from 257 tokens of Flash and 129 of Pro on.
     "mhc_seam": ("*_t9", "*_t129", "*_t300_odd", "*_t0_*"),
-    # Streaming with every tile; wgmma (more than 64 tokens of the small model) with either width;
+    # Streaming with every tile; wgmma (more than 64 tokens of the small model) with few widths and all;
     # all tokens to the same experts; NaN; extreme scales; nothing. 256 experts in bf16 are 13 GB:
     # the processes side by side would not find room.
     "moe_down": (

@@ -20,6 +20,9 @@ from dsv4c.bench.results import PeerRow
 
 def main() -> None:
     """The command line."""
+    if len(sys.argv) < 3 or "--help" in sys.argv:
+        print(__doc__)
+        sys.exit(0 if "--help" in sys.argv else 2)
     name, path, *more = sys.argv[1:]
     if name == "build":
         from dsv4c.bench.peers.library import OURS, build

@@ -13,7 +13,13 @@ Result = dict[str, Any]
 KINDS = {"csa": "CSA", "hca": "HCA", "swa": "window"}
 WO_A = 8 * 1024 * 4096  # bytes of Flash's wo_a in FP8
 STREAMED = 16 << 20  # bytes of weights from which on a linear is held against the copy rate
-FORMATS = {"FP8": ("flash_", "pro_"), "bf16": ("bf16_",), "4-bit": ("nvfp4_", "mxfp4_")}
+# By the names of cases; the attention's of FP8 checkpoints have bf16 compressors beside them.
+FORMATS = {
+    "FP8": ("flash_csa", "flash_hca", "flash_swa", "flash_q", "flash_o", "pro_"),
+    "FP8 with fp32 scales,": ("f32_scales_",),
+    "bf16": ("bf16_", "flash_head"),
+    "4-bit": ("nvfp4_", "mxfp4_"),
+}
 MOE = {
     "Marlin": "all of Flash's MoE, 1, 8, 64, 256 tokens: against Marlin's two products alone",
     "Marlin, routed experts": "the same without its shared expert: against Marlin's two products",

@@ -32,12 +32,9 @@ from pathlib import Path
 from typing import Any
 
 from sanitize_build import CORRECT, FAULTS, PLANTED, RECORD, build
-from sanitize_tasks import KERNELS, OVER, Facts, Task, run_task, run_tasks, shared_out
+from sanitize_tasks import KEPT, KERNELS, OVER, ROOT, Facts, Task, run_task, run_tasks, shared_out
 
 Texts = dict[str, Facts]
-
-ROOT = Path(__file__).resolve().parent.parent
-KEPT = ROOT / "docs" / "sanitizer.json"
 
 
 def command(libraries: Path, task: Task, names: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ STREAMED = 16 << 20  # bytes of weights from which on a linear is held against t
 # By the names of cases; the attention's of FP8 checkpoints have bf16 compressors beside them.
 FORMATS = {
     "FP8": ("flash_csa", "flash_hca", "flash_swa", "flash_q", "flash_o", "pro_"),
-    "FP8 with fp32 scales,": ("f32_scales_",),
+    "fp32-scaled FP8": ("f32_scales_",),
     "bf16": ("bf16_", "flash_head"),
     "4-bit": ("nvfp4_", "mxfp4_"),
 }

@@ -20,6 +20,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+ROOT = Path(__file__).resolve().parent.parent
+KEPT = ROOT / "docs" / "sanitizer.json"  # results of earlier runs
+
 Facts = dict[str, Any]
 Command = Callable[["Task", Sequence[str]], list[str]]
 

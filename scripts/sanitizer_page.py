@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from page_blocks import filled
+from sanitize_tasks import KEPT, ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGE, KEPT = ROOT / "docs" / "sanitizer.md", ROOT / "docs" / "sanitizer.json"
+PAGE = ROOT / "docs" / "sanitizer.md"
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck", "late")
 Facts = dict[str, dict[str, Any]]
 Kept = dict[str, dict[str, Facts]]

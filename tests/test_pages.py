@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 from collections.abc import Callable
@@ -32,7 +33,9 @@ def test_headlines_are_figures_of_the_runs(script: Callable[[str], Any]) -> None
     """Some lines anew from the raw documents, met or not."""
     performance = script("performance")
     kept = ROOT / "docs" / "perf"
-    bench, times = (json.loads((kept / f"{x}.json").read_bytes()) for x in ("bench_flash", "times"))
+    bench, topk = (
+        json.loads((kept / f"{x}.json").read_bytes()) for x in ("bench_flash", "topk_entries")
+    )
     lines = performance.pages(kept)[performance.PAGE].splitlines()
 
     def line(begin: str) -> str:
@@ -46,7 +49,7 @@ def test_headlines_are_figures_of_the_runs(script: Callable[[str], Any]) -> None
                 found = line(f"Flash, CSA layer, 32,768 tokens of context, {words}")
                 assert f"| {ratio:.2f} (" in found
                 assert found.endswith("| yes |" if ratio <= aim else "| no |")
-    (case,) = (x for x in times["results"] if x["case"] == "topk_entries/t1_k512_e32768_time")
+    (case,) = (x for x in topk["results"] if x["case"] == "topk_entries/t1_k512_e32768_time")
     us = min(case["us"], case["us_again"])
     assert line("top-k of 32,768 entries, one token").split(" | ")[1] == f"{us:.1f} us"
     (insert,) = (x for x in bench["peers"] if x["case"] == "64 heads, T = 64")
@@ -59,6 +62,15 @@ def test_figures_of_the_sanitizer(script: Callable[[str], Any]) -> None:
     kept = json.loads((ROOT / "docs" / "sanitizer.json").read_text(encoding="utf-8"))
     shown = (ROOT / "docs" / "sanitizer.md").read_text(encoding="utf-8")
     assert shown == page.page(kept), "python scripts/sanitizer_page.py makes it anew"
+
+
+def test_the_sanitizers_page_says_what_has_not_run(script: Callable[[str], Any]) -> None:
+    """Every case that is chosen today, and which results are of another text of their kernel."""
+    page, build = script("sanitizer_page"), script("sanitize_build")
+    kept = json.loads(page.KEPT.read_text(encoding="utf-8"))
+    today = copy.deepcopy(kept)
+    page.compare(today, build.texts(build.sources(build.every_kind())))
+    assert kept == today, "python scripts/sanitizer_page.py makes it anew"
 
 
 def test_blocks(script: Callable[[str], Any]) -> None:

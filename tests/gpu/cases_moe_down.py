@@ -67,7 +67,7 @@ def make_case(setup: Setup) -> Case:
         verify=None if timed else functools.partial(_verify, setup),
         bench=Bench(*_work(setup)) if timed else None,
         call=functools.partial(_call, setup),
-        late=(0,) if setup.shared == "none" else (0, 3),
+        late=(0,) if setup.shared == "none" else None,
     )
 
 

@@ -305,7 +305,7 @@ def _scales(cache: torch.Tensor, page: int) -> torch.Tensor:
 # --- reference ------------------------------------------------------------------------------
 
 
-def gather(cache: torch.Tensor, index: torch.Tensor, page: int, dtype: torch.dtype):
+def _gather(cache: torch.Tensor, index: torch.Tensor, page: int, dtype: torch.dtype):
     """Decoded rows [..., 512]; zeros where the index is -1."""
     at = index.clamp_min(0).long()
     if cache.dtype == torch.bfloat16:
@@ -330,19 +330,26 @@ class Reference:
     limits: Limits
 
 
-def _reference(setup: Setup, inputs: Sequence[torch.Tensor]) -> Reference:
+def scored(
+    setup: Setup, inputs: Sequence[torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """In float64: rows, scores, their exponentials beside the largest's or the sink's; the sink's."""
     q, sink, sources = inputs[0].double(), inputs[-1].double(), inputs[1:-1]
     rows, valid = [], []
     for cache, index, page in zip(sources[::2], sources[1::2], (WINDOW, setup.page), strict=False):
-        rows.append(gather(cache, index, page, torch.float64))
+        rows.append(_gather(cache, index, page, torch.float64))
         valid.append(index >= 0)
     v, ok = torch.cat(rows, 1), torch.cat(valid, 1)[:, None]
     s = torch.where(ok, q @ v.mT * SCALE, -math.inf)
     top = torch.maximum(s.amax(-1, keepdim=True), sink[:, None]).clamp_min(-1e300)
-    e = torch.exp(s - top)
-    p = e / (e.sum(-1, keepdim=True) + torch.exp(sink[:, None] - top)).clamp_min(1e-300)
+    return v, s, torch.exp(s - top), torch.exp(sink[:, None] - top)
+
+
+def _reference(setup: Setup, inputs: Sequence[torch.Tensor]) -> Reference:
+    v, s, e, sink = scored(setup, inputs)
+    p = e / (e.sum(-1, keepdim=True) + sink).clamp_min(1e-300)
     out = p @ v
-    return Reference(out, limits(q, v, s, p, out))
+    return Reference(out, limits(inputs[0].double(), v, s, p, out))
 
 
 def _verify(setup: Setup, run: Run) -> list[Gate]:
@@ -381,7 +388,7 @@ def _torch_version(page: int, *inputs: torch.Tensor) -> torch.Tensor:
     q, sink, sources = inputs[0], inputs[-1], inputs[1:-1]
     pages = (WINDOW, page)
     triples = zip(sources[::2], sources[1::2], pages, strict=False)
-    v = torch.cat([gather(c, i, n, torch.float32).bfloat16() for c, i, n in triples], 1)
+    v = torch.cat([_gather(c, i, n, torch.float32).bfloat16() for c, i, n in triples], 1)
     ok = torch.cat([i >= 0 for i in sources[1::2]], 1)[:, None]
     s = (q @ v.mT).float() * SCALE
     s = torch.where(ok, s, -math.inf)

@@ -11,8 +11,8 @@ CHOSEN: dict[str, tuple[str, ...]] = {
     # T <= 256 and beyond; prefill; rings filled again; NaN; padding rows; pages beyond 2^31 bytes;
     # nothing.
     "index_scores": (
-        "t3_*_c1300", "t257_*_c1300", "t256_h8_*_c12000", "t3_*_prefill", "t7_*_odd", "t70_*_padding", "t7_*_far",
-        "t0_*",
+        "t3_*_c1300", "t257_*_c1300", "t256_h8_*_c12000", "t3_*_prefill", "t7_*_odd",
+        "t70_*_padding", "t7_*_far", "t0_*",
     ),
     # Tiles of mma.sync and of wgmma; NaN; extreme scales and codes; nothing.
     "inverse_rope_wo_a": (
@@ -75,5 +75,6 @@ TOO_LONG = (
     "mhc_*/pro_t129", "mhc_*/pro_t300_*",
     "sample/r3_33333", "sample/r3_129280", "sample/r33_129280_*", "sample/r33_33333_*",
     "sparse_attention/t*_k8192_*", "sparse_attention/t40_*", "sparse_attention/t64_*",
-    "sparse_attention/t7_*", "sparse_attention/t8_*", "router/*_t4096", "moe_*/pro_*", "moe_*/flash_fp8_*", "inverse_rope_wo_a/pro_*_t129", "inverse_rope_wo_a/flash_*_t257",
+    "sparse_attention/t7_*", "sparse_attention/t8_*", "router/*_t4096", "moe_*/pro_*",
+    "moe_*/flash_fp8_*", "inverse_rope_wo_a/pro_*_t129", "inverse_rope_wo_a/flash_*_t257",
 )  # fmt: skip

@@ -49,8 +49,9 @@ def limits(
     at most u sqrt((sum w^2 + 2 sum s^2) / 3).
 
     A row's relative L2 error is made of two: of the output's rounding, whose square has the mean
-    u^2 / 3 and the variance u^4 4 / 45 sum s^2, or is u^2 with few keys; and of p's, with the mean square u^2 / 3 M, where M =
-    sum p^2 |v - r|^2 / |r|^2, and by chance 4 u more than its root along the direction of most.
+    u^2 / 3 and the variance u^4 4 / 45 sum s^2, or is u^2 with few keys; and of p's, with the mean
+    square u^2 / 3 M, where M = sum p^2 |v - r|^2 / |r|^2, and by chance 4 u more than its root along
+    the direction of most.
     """
     finite = torch.where(torch.isfinite(s), s, 0.0).abs()
     v, r = (torch.where(torch.isfinite(t), t, 0.0) for t in (v, out))
@@ -108,10 +109,11 @@ def _alike(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """In units of u_bf16, what p whose errors are alike do: along r, per row; and per element.
 
-    Numbers so near each other that they round to one or two of bf16 have errors that are a function of
-    s: by Fourier, of normal s with standard deviation d and steps of 2 u their mean and their slope over
-    s are at most min(1, 2 exp(-2 (pi d / 2 u)^2)) of u and of u / d. A common error remains as far as the
-    sink has a share of the sum; one that follows s moves the output by sum p (s - mean) (v - r) / d.
+    Numbers so near each other that they round to one or two of bf16 have errors that are a function
+    of s: by Fourier, of normal s with standard deviation d and steps of 2 u their mean and their
+    slope over s are at most min(1, 2 exp(-2 (pi d / 2 u)^2)) of u and of u / d. A common error remains
+    as far as the sink has a share of the sum; one that follows s moves the output by
+    sum p (s - mean) (v - r) / d.
     """
     total = p.sum(-1, keepdim=True)
     x = torch.where(p > 0, s, 0.0)

@@ -26,8 +26,8 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def attention(
+    setup: Setup,
     inputs: list[torch.Tensor],
-    page: int,
     rounded: Callable[[torch.Tensor], torch.Tensor] = lambda p: p.bfloat16().double(),
     summed: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda p, exact: p,
     kept: slice = slice(None),
@@ -35,23 +35,17 @@ def attention(
     """In float64 but for p and the output, both bf16.
 
     Args:
-        inputs: of a case.
-        page: entries of a page of the compressed rows.
+        setup: of a case.
+        inputs: of it.
         rounded: p, of at most 1 -> p that is multiplied by the rows.
         summed: that and p -> what is added up.
         kept: of the rows.
     """
-    q, sink, sources = inputs[0].double(), inputs[-1].double(), inputs[1:-1]
-    triples = [*zip(sources[::2], sources[1::2], (cases.WINDOW, page), strict=False)]
-    rows = [cases.gather(cache, index, size, torch.float64) for cache, index, size in triples]
-    valid = [index >= 0 for _, index, _ in triples]
-    v, ok = torch.cat(rows, 1)[:, kept], torch.cat(valid, 1)[:, None, kept]
-    s = torch.where(ok, q @ v.mT * cases.SCALE, -math.inf)
-    top = torch.maximum(s.amax(-1, keepdim=True), sink[:, None]).clamp_min(-1e300)
-    exact = torch.exp(s - top).float()
+    v, _, e, sink = cases.scored(setup, inputs)
+    exact = e[..., kept].float()
     p = rounded(exact)
-    total = summed(p, exact.double()).sum(-1, keepdim=True) + torch.exp(sink[:, None] - top)
-    return ((p @ v) / total.clamp_min(1e-300)).float().bfloat16()
+    total = summed(p, exact.double()).sum(-1, keepdim=True) + sink
+    return ((p @ v[:, kept]) / total.clamp_min(1e-300)).float().bfloat16()
 
 
 def judged(setup: Setup, inputs: list[torch.Tensor], output: torch.Tensor) -> Gate:
@@ -65,7 +59,7 @@ def judged(setup: Setup, inputs: list[torch.Tensor], output: torch.Tensor) -> Ga
 @pytest.mark.parametrize("seed", range(3))
 def test_rounding_stays_below_the_limits(setup: Setup, seed: int) -> None:
     inputs = cases.make_case(setup).inputs(seed)
-    gate = judged(setup, inputs, attention(inputs, setup.page))
+    gate = judged(setup, inputs, attention(setup, inputs))
     assert gate.ok, gate.detail
 
 
@@ -76,7 +70,7 @@ def test_equal_scores_below_the_sink_are_all_rounded_the_same_way(power: int) ->
     inputs = cases.make_case(setup).inputs(power)
     inputs[0].zero_()
     inputs[-1].copy_(power * math.log(2) - torch.linspace(-0.95, 0.95, 64) * BF16_ROUNDING)
-    gate = judged(setup, inputs, attention(inputs, setup.page))
+    gate = judged(setup, inputs, attention(setup, inputs))
     assert gate.ok, gate.detail
     assert gate.slope > 0.4 * BF16_ROUNDING
 
@@ -85,15 +79,15 @@ def truncated(p: torch.Tensor) -> torch.Tensor:
     return (p.view(torch.int32) & -65536).view(torch.float32).double()
 
 
-DEFECTS: dict[str, Callable[[list[torch.Tensor], int], torch.Tensor]] = {
-    "p cut instead of rounded": lambda inputs, page: attention(inputs, page, truncated),
-    "p summed unrounded": lambda inputs, page: attention(inputs, page, summed=lambda p, x: x),
-    "p in FP8": lambda inputs, page: attention(
-        inputs, page, lambda p: p.to(torch.float8_e4m3fn).double()
+DEFECTS: dict[str, Callable[[Setup, list[torch.Tensor]], torch.Tensor]] = {
+    "p cut instead of rounded": lambda setup, inputs: attention(setup, inputs, truncated),
+    "p summed unrounded": lambda setup, inputs: attention(setup, inputs, summed=lambda p, x: x),
+    "p in FP8": lambda setup, inputs: attention(
+        setup, inputs, lambda p: p.to(torch.float8_e4m3fn).double()
     ),
-    "the last row left out": lambda inputs, page: attention(inputs, page, kept=slice(-1)),
-    "everything off by 0.3 percent": lambda inputs, page: (
-        attention(inputs, page).float() * 1.003
+    "the last row left out": lambda setup, inputs: attention(setup, inputs, kept=slice(-1)),
+    "everything off by 0.3 percent": lambda setup, inputs: (
+        attention(setup, inputs).float() * 1.003
     ).bfloat16(),
 }
 
@@ -102,4 +96,4 @@ DEFECTS: dict[str, Callable[[list[torch.Tensor], int], torch.Tensor]] = {
 def test_a_defect_is_beyond_them(defect: str) -> None:
     setup = Setup(40, 64, 512)
     inputs = cases.make_case(setup).inputs(1)
-    assert not judged(setup, inputs, DEFECTS[defect](inputs, setup.page)).ok
+    assert not judged(setup, inputs, DEFECTS[defect](setup, inputs)).ok

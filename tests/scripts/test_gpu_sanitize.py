@@ -20,15 +20,15 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("gpu_sanitize")
 
 
-def planned(script: Any, libraries: Path, *patterns: str) -> dict[tuple[str, str], list[str]]:
-    given = argparse.Namespace(
-        libraries=libraries,
-        patterns=list(patterns),
-        planted=False,
-        missing=False,
-        tools="racecheck,late",
+def asked(libraries: Path, tools: str, *patterns: str, missing: bool = False) -> argparse.Namespace:
+    return argparse.Namespace(
+        libraries=libraries, patterns=list(patterns), planted=False, missing=missing, tools=tools
     )
+
+
+def planned(script: Any, libraries: Path, *patterns: str) -> dict[tuple[str, str], list[str]]:
     found: dict[tuple[str, str], list[str]] = {}
+    given = asked(libraries, "racecheck,late", *patterns)
     for task, _ in script.tasks(given, {"planted": {}, "cases": {}}):
         found.setdefault((task.tool, task.what), []).extend(task.names)
     return found
@@ -57,9 +57,7 @@ def test_results_name_the_text_of_their_kernel(script: Any, tmp_path: Path) -> N
     record: dict[str, Any] = {"kinds": ["rms_norm"]}
     record["texts"] = build.texts(build.sources(["rms_norm"]))
     (tmp_path / script.RECORD).write_text(json.dumps(record))
-    given = argparse.Namespace(
-        libraries=tmp_path, patterns=[], planted=False, missing=False, tools="memcheck,racecheck"
-    )
+    given = asked(tmp_path, "memcheck,racecheck")
     (texts,) = (
         found
         for task, found in script.tasks(given, {"planted": {}, "cases": {}})
@@ -75,9 +73,7 @@ def test_missing_is_what_was_cut_or_has_another_text(script: Any, tmp_path: Path
     record["texts"] = build.texts(build.sources(["rms_norm"]))
     (tmp_path / script.RECORD).write_text(json.dumps(record))
     every = planned(script, tmp_path)["racecheck", "cases"]
-    given = argparse.Namespace(
-        libraries=tmp_path, patterns=[], planted=False, missing=True, tools="racecheck"
-    )
+    given = asked(tmp_path, "racecheck", missing=True)
     kept: dict[str, Any] = {name: {"findings": 0} for name in every[2:]}
     kept |= {every[0]: {"cut": "the time was over"}, every[1]: {"findings": 0, "text": "other"}}
     known = {"planted": {}, "cases": {"racecheck": kept}}

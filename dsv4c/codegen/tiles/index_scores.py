@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsv4c.codegen.tiles.cards import SMS
+
 
 @dataclass(frozen=True, slots=True)
 class ScoresTile:
@@ -47,6 +49,6 @@ MXFP4_MMA = (ScoresTile(256, 1, 1, 4, 4, 1), ScoresTile(0, 8, 2, 4, 1, 4))
 BF16 = (ScoresTile(256, 1, 1, 2, 4, 1), ScoresTile(0, 4, 2, 2, 1, 4))
 
 INDEX_SCORES: dict[str, ScoresTiles] = {
-    "sm_90a": ScoresTiles("wgmma", 132, MXFP4, BF16),
-    "sm_100a": ScoresTiles("mma", 148, MXFP4_MMA, BF16),
+    "sm_90a": ScoresTiles("wgmma", SMS["sm_90a"], MXFP4, BF16),
+    "sm_100a": ScoresTiles("mma", SMS["sm_100a"], MXFP4_MMA, BF16),
 }

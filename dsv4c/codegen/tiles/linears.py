@@ -172,7 +172,7 @@ def _large(depth: int, weights: Weights) -> tuple[LargeTile, ...]:
     tiles = sum(-(-rows // 128) for _, rows, _ in weights)
     found: list[LargeTile] = []
     shared = depth % 1024 == 0 and depth >= 2048
-    pairs = shared and sum(-(-rows // 64) for _, rows, _ in weights) <= 66
+    pairs = shared and sum(-(-rows // 64) for _, rows, _ in weights) <= SMS // 2
     # Where this finds no tile for 64 tokens, mma.sync serves them.
     if pairs:
         found.append(LargeTile(64, 64, 64, 16, 10 if plain and not fp4 else 8, 1, 16, 2))
@@ -185,10 +185,10 @@ def _large(depth: int, weights: Weights) -> tuple[LargeTile, ...]:
     if pairs:
         found.append(LargeTile(128, 64, 128, 8, 8 if plain else 6, 2, 16, 2))
     # Clusters of two share K while that leaves a block an SM.
-    most = 66 // tiles * 128
+    most = SMS // 2 // tiles * 128
     if shared and most > (found[-1].most if found else 0):
         found.append(LargeTile(most, 128, 128, *short, 2, 16, 2))
-    most = max(256, 132 // tiles * 128)
+    most = max(256, SMS // tiles * 128)
     if not found or most > found[-1].most:
         found.append(LargeTile(most, 128, 128, *short, 2, 16, 1))
     found.append(LargeTile(0, 128, 256, *long, 16, 1))
